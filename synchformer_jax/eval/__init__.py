@@ -1,0 +1,1 @@
+"""How good a model is: metrics, the evaluation on held-out clips, and the page that shows them."""
