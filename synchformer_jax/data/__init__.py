@@ -1,0 +1,1 @@
+"""From record shards to batches: records, crop and offset choices, Grain pipelines, cached features."""
