@@ -1,0 +1,18 @@
+"""The models: two extractors, their contrastive pretraining, the sync head, and synchronizability."""
+
+from synchformer_jax.models.ast import AST
+from synchformer_jax.models.avclip import SegmentAVCLIP
+from synchformer_jax.models.config import SIZES, model_config
+from synchformer_jax.models.motionformer import Motionformer
+from synchformer_jax.models.synchformer import SyncHead, Synchformer, Synchronizability
+
+__all__ = [
+    "AST",
+    "SIZES",
+    "Motionformer",
+    "SegmentAVCLIP",
+    "SyncHead",
+    "Synchformer",
+    "Synchronizability",
+    "model_config",
+]
