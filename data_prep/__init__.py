@@ -1,0 +1,1 @@
+"""Raw videos to record shards, and the data set that needs no videos."""

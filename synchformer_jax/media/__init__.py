@@ -1,0 +1,1 @@
+"""A file <-> arrays with honest time stamps."""
