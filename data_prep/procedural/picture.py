@@ -40,9 +40,7 @@ class Canvas:
         away in x or y, and returns the opacity and the colour there. No frame may be given twice.
         """
         size = self.size
-        seen = np.all((centre > -reach) & (centre < 1 + reach), axis=1)
-        which, centre = which[seen], centre[seen]
-        if not len(which):
+        if not np.any(np.all((centre > -reach) & (centre < 1 + reach), axis=1)):
             return
         width = min(int(np.ceil(2 * reach * size)) + 2, size)
         corner = np.clip(np.floor((centre - reach) * size).astype(np.int64), 0, size - width)
@@ -121,7 +119,7 @@ def _shifted(plate: np.ndarray, margin: int, shift: np.ndarray, size: int) -> np
     for frame, (dx, dy) in zip(frames, margin - shift, strict=True):
         x, y = int(dx), int(dy)
         u, v = np.float32(dx - x), np.float32(dy - y)
-        rows = plate[y : y + size + 1] if v == 0 else plate[y : y + size + 1]
+        rows = plate[y : y + size + 1]
         rows = rows[:size] * (1 - v) + rows[1 : size + 1] * v
         frame[:] = rows[:, x : x + size] * (1 - u) + rows[:, x + 1 : x + size + 1] * u
     return frames

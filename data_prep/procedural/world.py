@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from data_prep.procedural.motion import Actor, Impact, Lane, Path, Slide
+from data_prep.procedural.motion import Actor, Impact, Lane, Slide
 
 VERSION = 1  # raise it when the same seed gives other clips
 DURATION_SEC = 10.0
