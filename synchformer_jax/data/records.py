@@ -246,6 +246,10 @@ class Shards:
         shard, within = self._locate(index)
         return self.paths[shard], within
 
+    def checksums(self) -> np.ndarray:
+        """CRC-32 of the frame of every record, uint32 `[records]`."""
+        return np.concatenate([index["crc32"] for index in self._indices])
+
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")

@@ -1,0 +1,227 @@
+"""Batches of clips, shuffled over the whole data set, equal for any number of workers and hosts and after any resume.
+
+Position p of a run is row p % batch_size of batch p // batch_size. Which record stands there is a permutation of each
+epoch, how it is cut a pure function of (seed, epoch, record), so an iterator's state is the number of its next batch
+and the damaged records seen. Hosts take every n-th position: together they hold what one host would.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from synchformer_jax import clock
+from synchformer_jax.data.features import Features
+from synchformer_jax.data.loading import FAILED, SKIPPED, Cutter, Loader, Records, collate
+from synchformer_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
+_MAX_THREADS = 8
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+    """An iterator over batches that can be stopped and gone on with anywhere.
+
+    `len(batches)` is the number of batches of an evaluation; in training there is no end.
+
+    Args:
+        records: the records.
+        loader: makes their elements.
+        batch_size: of all hosts together.
+        seed: of the shuffle.
+        train: shuffled for ever, or once in order.
+        workers: processes; with 0 threads of this process do the work.
+        max_corrupt_share: of the records, above which damage ends the run.
+        process, processes: this host, of how many.
+        start_step: the first batch.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        loader: Loader,
+        *,
+        batch_size: int,
+        seed: int,
+        train: bool,
+        workers: int,
+        process: int,
+        processes: int,
+        start_step: int = 0,
+    ):
+        self.records, self.train = records, train
+        self._loader, self._batch_size, self._seed, self._workers = loader, batch_size, seed, workers
+        self._process, self._processes = process, processes
+        self._step, self._corrupt, self._iterator = start_step, {}, None
+
+    def __len__(self) -> int:
+        if self.train:
+            raise TypeError("training batches have no end")
+        return -(-len(self.records) // self._batch_size)
+
+    @property
+    def corrupt(self) -> dict[int, str]:
+        """The damaged records met so far and what is wrong with each."""
+        return dict(self._corrupt)
+
+    def _dataset(self) -> grain.IterDataset:
+        places = grain.MapDataset.range(len(self.records))
+        places = places.shuffle(seed=self._seed % 2**32).repeat() if self.train else places.repeat()
+        end = None if self.train else len(self) * self._batch_size
+        # The position counts on through the epochs, and thereby tells the epoch.
+        places = places.map_with_index(_place)[self._step * self._batch_size + self._process : end : self._processes]
+        elements, size = places.map(self._loader), self._batch_size // self._processes
+        if self._workers > 0:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which callers from elsewhere never parse
+            # Whole batches, so that the batches do not depend on which worker makes which.
+            options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+            batches = elements.batch(size, drop_remainder=True, batch_fn=collate)
+            return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
+                options
+            )
+        threads = min(_MAX_THREADS, os.cpu_count() or 1)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, size))
+        return elements.to_iter_dataset(options).batch(size, drop_remainder=True, batch_fn=collate)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next batch.
+
+        Raises:
+            StopIteration: after the last batch of an evaluation.
+            UserError: a clip is too short or small for the config, or too many records are damaged.
+        """
+        if self._iterator is None:
+            if not self.train and self._step >= len(self):
+                raise StopIteration
+            self._iterator = iter(self._dataset())
+        batch = next(self._iterator)
+        self._note(batch.pop(SKIPPED))
+        if FAILED in batch:
+            raise UserError(batch[FAILED])
+        self._step += 1
+        # Workers hand over shared memory, which must not outlive Grain: the caller gets memory of its own.
+        return {name: np.array(value) for name, value in batch.items()} if self._workers > 0 else batch
+
+    def _note(self, skipped: dict[int, str]) -> None:
+        for index in sorted(set(skipped) - set(self._corrupt)):
+            self._corrupt[index] = skipped[index]
+            _log.warning("Skipped a damaged record: %s", skipped[index])
+        if len(self._corrupt) > self._loader.allowed:
+            listed = "\n  ".join(list(self._corrupt.values())[:5])
+            raise UserError(
+                f"{len(self._corrupt)} of {len(self.records)} records are damaged, and config.data.max_corrupt_share "
+                f"allows {self._loader.allowed}:\n  {listed}\nPrepare the data set again, or raise the share."
+            )
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs to go on here; plain JSON, the same for any number of workers."""
+        return {"step": self._step, "corrupt": {str(index): why for index, why in self._corrupt.items()}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on where `get_state` was called."""
+        self.close()
+        self._step = int(state["step"])
+        self._corrupt = {int(index): why for index, why in state.get("corrupt", {}).items()}
+
+    def close(self) -> None:
+        """Ends worker processes and threads; the iterator can go on afterwards."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
+def _place(position: int, record: int) -> tuple[int, int]:
+    return position, record
+
+
+def batches(
+    config,
+    split: str,
+    *,
+    train: bool,
+    start_step: int = 0,
+    stage: str | None = None,
+    process: int | None = None,
+    processes: int | None = None,
+) -> Batches:
+    """The batches of `config.stage` (B clips on this host, S segments, P pixels, N samples).
+
+    - "segment_avclip": frames uint8 `[B, 16 S, P, P, 3]`, audio int16 `[B, 10240 S]`.
+    - "sync": frames `[B, 120, P, P, 3]` and audio `[B, 76800]` for 14 segments; target int32 `[B]`, the class of
+      offset_sec float32 `[B]`. With `config.data.visual_features` float16 visual `[B, S, tokens, width]` for frames.
+    - "synchronizability": as sync with 13 segments: frames `[B, 112, ...]`, audio `[B, 71680]`; target 0 or 1.
+    - "clip": frames `[B, 248, P, P, 3]` from the start, black after a clip's end, and starts int32 `[B]`, how many
+      half-segment starts lie in the clip.
+
+    Always record int64 `[B]`; in evaluation also valid bool `[B]`: False for the padding of the last batch and for a
+    damaged record, whose place another one takes.
+
+    Args:
+        config: of the run; seed, stage, data, model.segments and model.head.classes are read.
+        split: "train", "valid" or "test": the folders are `config.data.<split>`.
+        train: shuffled for ever with random crops, or each record once, in order, with fixed choices.
+        start_step: the first batch.
+        stage: in place of `config.stage`.
+        process, processes: in place of JAX's.
+
+    Raises:
+        UserError: no such data, or the batch cannot be divided over the hosts. Iteration raises it for clips that are
+            too short or small, and for too many damaged records.
+    """
+    if process is None or processes is None:
+        import jax
+
+        process, processes = jax.process_index(), jax.process_count()
+    data, stage = config.data, stage or config.stage
+    records = Records(data[split], split)
+    if data.batch_size < 1 or data.batch_size % processes:
+        raise UserError(
+            f"config.data.batch_size={data.batch_size} cannot be divided over {processes} hosts. Choose a multiple."
+        )
+    if train and len(records) < data.batch_size:
+        _log.warning("%s holds %d records, fewer than a batch of %d: batches repeat records.",
+                     data[split], len(records), data.batch_size)  # fmt: skip
+    cutter = Cutter(
+        stage,
+        seed=config.seed,
+        segments=config.model.segments,
+        size=data.size,
+        grid=_grid(config, stage),
+        jitter_sec=data.get("jitter_sec", 0.05),
+        train=train,
+        features=_features(config, stage, split, records),
+    )
+    share = data.get("max_corrupt_share", 0.01)
+    # A small data set may lose one record; share 0 allows none.
+    allowed = max(1, int(share * len(records))) if share > 0 else 0
+    return Batches(
+        records,
+        Loader(records, cutter, train=train, allowed=allowed),
+        batch_size=data.batch_size,
+        seed=config.seed,
+        train=train,
+        workers=data.get("workers", 0),
+        process=process,
+        processes=processes,
+        start_step=start_step,
+    )
+
+
+def _grid(config, stage: str) -> np.ndarray:
+    return clock.offset_grid(config.model.head.classes) if stage == "sync" else clock.offset_grid()
+
+
+def _features(config, stage: str, split: str, records: Records) -> Features | None:
+    folder = config.data.get("visual_features", "")
+    return Features(folder, split, records.fingerprint) if folder and stage == "sync" else None
+
+
+def levels(config, split: str) -> list[str]:
+    """The level of each record of a split, in the order of `record`; "" where it has none."""
+    records = Records(config.data[split], split)
+    return [records.level(index) for index in range(len(records))]
