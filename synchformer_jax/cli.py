@@ -1,0 +1,137 @@
+"""What a person types: `synchformer predict`, `synchformer info`, `synchformer version`."""
+
+import contextlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from synchformer_jax import __version__
+from synchformer_jax.errors import UserError
+
+app = typer.Typer(
+    help="Synchformer: by how much is the sound of a video off its picture?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Checkpoint = Annotated[Path, typer.Argument(help="Folder of a run (its --workdir).", show_default=False)]
+
+
+@app.command()
+def predict(
+    video: Annotated[Path, typer.Argument(help="A video of any codec, with sound, of 5 s or more.")],
+    checkpoint: Annotated[Path, typer.Option(help="Folder of a trained sync head (its --workdir).")],
+    offset_sec: Annotated[
+        float, typer.Option(help="Shift the audio first; above 0 makes it early by so many seconds.")
+    ] = 0.0,
+    start_sec: Annotated[
+        float | None, typer.Option(help="Where the 5 s crop starts in the file; the middle if left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Predict the offset between sound and picture of a video."""
+    if not video.is_file():
+        raise UserError(f"There is no file {video}. Give the path of a video.")
+    from synchformer_jax.predictor import load
+
+    console = Console()
+    quiet = as_json or not console.is_terminal
+    with contextlib.nullcontext() if quiet else console.status("Loading the model"):
+        prediction = load(checkpoint).predict(video, offset_sec, start_sec)
+    if as_json:
+        typer.echo(json.dumps(prediction.to_json()))
+        return
+    console.print(f"\n[bold]{video.name}[/], 5 s from {prediction.start_sec:.2f} s", highlight=False)
+    if offset_sec:
+        console.print(f"Before that, its audio was made {_shift(offset_sec)}.", highlight=False)
+        if abs(offset_sec) > prediction.grid.max() + 1e-6:
+            console.print(f"[yellow]The model knows offsets up to {prediction.grid.max():.1f} s.[/]", highlight=False)
+    console.print()
+    console.print(chart(prediction.grid, prediction.probabilities))
+    sentence = prediction.sentence
+    console.print(f"\n[bold]{sentence[0].upper()}{sentence[1:]}.[/]", highlight=False)
+
+
+def _shift(offset_sec: float) -> str:
+    return f"{abs(offset_sec):g} s {'earlier' if offset_sec > 0 else 'later'}"
+
+
+def chart(grid, probabilities, width: int = 40) -> Table:
+    """A horizontal bar for each offset, the longest `width` characters long, in eighths of a character."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_column(justify="right")
+    longest, best = max(probabilities), max(range(len(probabilities)), key=lambda i: probabilities[i])
+    for i, (offset, probability) in enumerate(zip(grid, probabilities, strict=True)):
+        eighths = math.ceil(8 * width * probability / longest - 1e-9) if probability >= 5e-4 else 0
+        bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+        style = "bold cyan" if i == best else "cyan"
+        label = f"{offset:+.2f} s" if abs(offset) > 1e-6 else "0.00 s"
+        table.add_row(
+            Text(label, "bold" if i == best else "dim"),
+            Text(bar, style),
+            Text(f"{probability:.1%}" if probability >= 5e-4 else "", "bold" if i == best else "dim"),
+        )
+    return table
+
+
+@app.command()
+def info(checkpoint: Checkpoint) -> None:
+    """Tell what a checkpoint holds: stage, model, training."""
+    from synchformer_jax.eval.run import parameter_count, read_config, read_metrics
+
+    config = read_config(checkpoint)
+    steps = sorted(int(path.name) for path in (checkpoint / "checkpoints").glob("*") if path.name.isdigit())
+    if not steps:
+        raise UserError(f"{checkpoint} holds no checkpoint yet. Train first, or give another folder.")
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    visual, audio = config["model"]["visual"], config["model"]["audio"]
+    for name, value in [
+        ("stage", config["stage"]),
+        ("checkpoints", ", ".join(str(step) for step in steps) + f" of {config['train']['steps']} steps"),
+        ("parameters", f"{parameter_count(config):,}"),
+        ("picture", f"{visual['frames']} frames of {visual['image_size']} px a segment, {_extractor(visual)}"),
+        ("sound", f"{audio['mel_bins']} mel bins x {audio['frames']} a segment, {_extractor(audio)}"),
+        ("segments", str(config["model"]["segments"])),
+        ("trained on", config["data"]["train"]),
+        ("clips a step", str(config["data"]["batch_size"])),
+        ("seed", str(config["seed"])),
+    ]:
+        table.add_row(name, value)
+    last = next((line for line in reversed(read_metrics(checkpoint)) if line.get("split") == "valid"), None)
+    if last:
+        numbers = ", ".join(f"{k} {v:.4g}" for k, v in last.items() if isinstance(v, float) and math.isfinite(v))
+        table.add_row("validation", f"step {last['step']}: {numbers}")
+    Console().print(table, highlight=False)
+
+
+def _extractor(part: dict) -> str:
+    return f"width {part['width']}, depth {part['depth']}, {part['heads']} heads"
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """The console script. A `UserError` is one red line and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(Text(f"Error: {error}", "red"), soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
