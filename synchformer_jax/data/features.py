@@ -98,8 +98,9 @@ class FeatureWriter:
     def write(self, records, features: np.ndarray) -> None:
         """Stores `features`, `[n, starts, tokens, width]`, of the n records with the given indices."""
         records = np.asarray(records)
-        features = np.asarray(features)
-        if not np.isfinite(features.astype(np.float16)).all():
+        with np.errstate(over="ignore"):
+            features = np.asarray(features).astype(np.float16)
+        if not np.isfinite(features).all():
             raise UserError("The visual features are not finite in float16. The fix: use a stage-1 run whose loss is.")
         self._array[records, : features.shape[1]] = features
         self._done[records] = True

@@ -78,8 +78,8 @@ def temporal_crop(
 ) -> Crop:
     """The crop of a row of a published table of fixed offsets.
 
-    Numbers are cut off, not rounded, as the published evaluation does: 4.64 s becomes frame 115 (4.64 * 25 is just under
-    116 in binary) while its sound starts at 4.64 s. Choices of our own do not pass through here and are exact.
+    Numbers are cut off, not rounded, as the published evaluation does: 4.64 s becomes frame 115 (4.64 * 25 is just
+    under 116 in binary) while its sound starts at 4.64 s. Choices of our own do not pass through here and are exact.
 
     Args:
         offset_sec: of the row; rounded to 0.01 s as published.

@@ -1,0 +1,324 @@
+"""Batches: what is in them, that they are the same however they are made, and what damage does to them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from synchformer_jax import clock
+from synchformer_jax.data import pipeline, records
+from synchformer_jax.data.features import FeatureWriter
+from synchformer_jax.errors import UserError
+from tests.data import make_records as make
+
+COUNT = 10
+GRID = clock.offset_grid()
+
+
+@pytest.fixture(scope="module")
+def media():
+    return make.video(), make.audio()
+
+
+@pytest.fixture(scope="module")
+def folder(media, tmp_path_factory):
+    clips = [make.fields(index, media) for index in range(COUNT)]
+    return make.write(tmp_path_factory.mktemp("data"), clips)
+
+
+@pytest.fixture
+def run():
+    """Opens batches and closes them after the test."""
+    opened = []
+
+    def open_batches(config, train=True, process=0, processes=1, **more):
+        opened.append(pipeline.batches(config, "train", train=train, process=process, processes=processes, **more))
+        return opened[-1]
+
+    yield open_batches
+    for batches in opened:
+        batches.close()
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def positions(batch):
+    """(first frame, first sample) of each clip, read from its pixels and samples (the likely one of 2^16)."""
+    offsets = batch.get("offset_sec", np.zeros(len(batch["frames"])))
+    for frames, audio, offset in zip(batch["frames"], batch["audio"], offsets, strict=True):
+        numbers = [make.frame_number(frame) for frame in frames]
+        assert numbers == list(range(numbers[0], numbers[0] + len(frames)))
+        yield numbers[0], make.sample_number(audio, numbers[0] * 640 + round(float(offset) * 16_000))
+
+
+def test_stage1_batches(folder, run):
+    """14 segments; the sound is at the picture's place but for the jitter."""
+    seen = []
+    for batch in take(run(make.config(folder, stage="segment_avclip")), 6):
+        assert batch["frames"].shape == (4, 224, 32, 32, 3) and batch["frames"].dtype == np.uint8
+        assert batch["audio"].shape == (4, 143_360) and batch["audio"].dtype == np.int16
+        assert batch.keys() == {"frames", "audio", "record"} and batch["record"].dtype == np.int64
+        seen += [(frame, sample - 640 * frame) for frame, sample in positions(batch)]
+    assert len({frame for frame, _ in seen}) > 8
+    jitter = np.array([jitter for _, jitter in seen])
+    assert abs(jitter).max() <= 800 and jitter.std() > 300
+
+
+def test_sync_batches(folder, run):
+    """The sound starts `offset_sec` after the picture in the file, so what is heard comes early."""
+    targets = set()
+    for batch in take(run(make.config(folder)), 12):
+        assert batch["frames"].shape == (4, 120, 32, 32, 3) and batch["audio"].shape == (4, 76_800)
+        assert batch["target"].dtype == np.int32 and batch["offset_sec"].dtype == np.float32
+        np.testing.assert_allclose(batch["offset_sec"], GRID[batch["target"]], atol=1e-6)
+        for (frame, sample), offset in zip(positions(batch), batch["offset_sec"], strict=True):
+            shift = (sample - 640 * frame) / 16_000
+            assert abs(shift - offset) <= 0.05 + 1e-4
+        targets |= set(batch["target"].tolist())
+    assert len(targets) > 14
+
+
+def test_synchronizability_batches(folder, run):
+    config = make.config(folder, **{"stage": "synchronizability", "model.segments": 13, "model.head.classes": 2})
+    targets = []
+    for batch in take(run(config), 5):
+        assert batch["frames"].shape == (4, 112, 32, 32, 3) and batch["audio"].shape == (4, 71_680)
+        assert ((abs(batch["offset_sec"]) > 2.1) == (batch["target"] == 0)).all()
+        for (frame, sample), offset in zip(positions(batch), batch["offset_sec"], strict=True):
+            assert abs((sample - 640 * frame) / 16_000 - offset) <= 0.05 + 1e-4
+        targets += batch["target"].tolist()
+    assert set(targets) == {0, 1}
+
+
+def test_cached_features(folder, tmp_path, run):
+    """Feature value = 100 record + start, so the window and its sound can be told."""
+    config = make.config(folder, **{"data.visual_features": str(tmp_path)})
+    values = (100 * np.arange(COUNT)[:, None] + np.arange(30))[..., None, None]
+    fingerprint = pipeline.Records(folder, "train").fingerprint
+    with FeatureWriter(tmp_path, "train", fingerprint, records=COUNT, tokens=2, width=3) as writer:
+        writer.write(range(COUNT), np.broadcast_to(values, (COUNT, 30, 2, 3)))
+    starts = set()
+    for batch in take(run(config), 12):
+        assert batch.keys() == {"visual", "audio", "target", "offset_sec", "record"}
+        assert batch["visual"].shape == (4, 14, 2, 3) and batch["visual"].dtype == np.float16
+        first = batch["visual"][:, 0, 0, 0].astype(int) - 100 * batch["record"]
+        np.testing.assert_array_equal(
+            batch["visual"][:, :, 1, 2].astype(int), (100 * batch["record"] + first)[:, None] + np.arange(14)
+        )
+        for start, audio, offset in zip(first, batch["audio"], batch["offset_sec"], strict=True):
+            sample = make.sample_number(audio, start * 8 * 640)
+            assert len(audio) == 76_800 and abs(sample / 16_000 - start * 0.32 - offset) <= 0.05 + 1e-4
+        starts |= set(first.tolist())
+    assert len(starts) > 10
+    with pytest.raises(UserError, match="other records"):
+        Records = pipeline.Records(f"{folder},{folder}", "train")
+        pipeline._features(config, "sync", "train", Records)
+
+
+def test_evaluation_sees_each_record_once(folder, run):
+    config = make.config(folder)
+    batches = run(config, train=False)
+    assert len(batches) == 3
+    made = list(batches)
+    assert len(made) == 3 and all(len(batch["frames"]) == 4 for batch in made)
+    record, valid, target = (np.concatenate([batch[name] for batch in made]) for name in ("record", "valid", "target"))
+    assert valid.dtype == bool and valid.tolist() == [True] * COUNT + [False] * 2
+    assert record[valid].tolist() == list(range(COUNT))
+    assert target[valid].tolist() == [(8 * index + 5) % 21 for index in range(COUNT)]
+    for batch in made:
+        for (frame, sample), offset in zip(positions(batch), batch["offset_sec"], strict=True):
+            assert sample - 640 * frame == round(float(offset) * 16_000)
+    again = list(run(make.config(folder, seed=99), train=False))
+    assert all(same(*pair) for pair in zip(made, again, strict=True))
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def test_crop_is_random_in_training_and_central_in_evaluation(media, tmp_path, run):
+    """Columns as bright as their number."""
+    ramp = np.broadcast_to((np.arange(44) * 5)[None, :, None], (32, 44, 3)).astype(np.uint8)
+    film = make.video(make=lambda number: ramp)
+    folder = make.write(tmp_path, [make.fields(index, (film, media[1])) for index in range(8)])
+    columns = lambda batch: batch["frames"][:, 0, :, :, 0].mean(1)[:, 4] / 5 - 4  # noqa: E731
+    config = make.config(folder, **{"data.batch_size": 8})
+    np.testing.assert_allclose(columns(next(run(config, train=False))), 6, atol=0.7)
+    left = columns(next(run(config)))
+    assert left.min() > -0.7 and left.max() < 12.7 and left.std() > 2
+
+
+def test_every_epoch_is_another_permutation(folder, run):
+    order = np.concatenate([batch["record"] for batch in take(run(make.config(folder)), 10)]).reshape(4, COUNT)
+    for epoch in order:
+        assert sorted(epoch) == list(range(COUNT))
+    assert len({tuple(epoch) for epoch in order}) == 4
+    other = np.concatenate([batch["record"] for batch in take(run(make.config(folder, seed=6)), 3)])
+    assert other[:COUNT].tolist() != order[0].tolist()
+
+
+def test_choices_change_with_the_epoch(folder, run):
+    """One record, again and again: its offsets differ."""
+    batches = take(run(make.config(folder, **{"data.batch_size": COUNT})), 4)
+    targets = [int(batch["target"][batch["record"] == 3][0]) for batch in batches]
+    assert len(set(targets)) > 1
+
+
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
+def test_batches_do_not_depend_on_workers(folder, run, workers):
+    config = make.config(folder, **{"data.batch_size": 2})
+    want = take(run(config), 5)
+    config.data.workers = workers
+    batches = run(config)
+    assert all(same(*pair) for pair in zip(want[:4], take(batches, 4), strict=True))
+    state = batches.get_state()
+    config.data.workers = 0
+    resumed = run(config)
+    resumed.set_state(state)
+    assert same(want[4], next(resumed))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_hosts_together_have_the_batch(folder, run, train):
+    config = make.config(folder)
+    count = 5 if train else 3
+    want = take(run(config, train), count)
+    hosts = [take(run(config, train, process, 4), count) for process in range(4)]
+    for step in range(count):
+        for name in want[step]:
+            assert np.array_equal(np.concatenate([host[step][name] for host in hosts]), want[step][name])
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_resume_at_any_step(folder, run, train):
+    config = make.config(folder)
+    count = 6 if train else 3
+    whole, states = run(config, train), []
+    want = []
+    for _ in range(count):
+        states.append(json.loads(json.dumps(whole.get_state())))
+        want.append(next(whole))
+    for step, state in enumerate(states):
+        resumed = run(config, train)
+        next(resumed)
+        resumed.set_state(state)
+        assert same(next(resumed), want[step])
+    assert same(next(run(config, train, start_step=2)), want[2])
+
+
+def test_mixtures_hold_all_their_records(folder, media, tmp_path, run):
+    other = make.write(tmp_path, [make.fields(index, media, level="none") for index in range(3)], name="more")
+    config = make.config(f"{folder}, {other}", **{"data.batch_size": 13})
+    assert sorted(next(run(config))["record"]) == list(range(13))
+    assert pipeline.levels(config, "train") == ["dense", "sparse"] * 5 + ["none"] * 3
+
+
+def test_small_data_sets_repeat(media, tmp_path, run, caplog):
+    folder = make.write(tmp_path, [make.fields(index, media) for index in range(3)], shards=1)
+    batch = next(run(make.config(folder, **{"data.batch_size": 8})))
+    assert np.bincount(batch["record"], minlength=3).min() >= 2
+    assert "fewer than a batch" in caplog.text
+
+
+def test_whole_clips(media, tmp_path, run):
+    """For the feature cache: 248 frames from the start, and how many half-segment starts a clip has."""
+    clips = [make.fields(0, media), make.fields(1, (make.video(230), media[1]), num_frames=230)]
+    folder = make.write(tmp_path, clips, shards=1)
+    batch = next(run(make.config(folder, **{"data.batch_size": 2}), train=False, stage="clip"))
+    assert batch["frames"].shape == (2, 248, 32, 32, 3) and batch["starts"].tolist() == [30, 27]
+    assert [make.frame_number(frame) for frame in batch["frames"][0]] == list(range(248))
+    assert [make.frame_number(frame) for frame in batch["frames"][1][:230]] == list(range(230))
+    assert (batch["frames"][1][230:] == 0).all()
+
+
+def damaged(media) -> dict[str, dict]:
+    return {
+        "lying counts": {"num_frames": 4000, "num_samples": 4000 * 640},
+        "a short picture": {"video": make.video(100)},
+        "no picture": {"video": b""},
+        "a cut picture": {"video": media[0][:3000]},
+        "no sound": {"audio": b""},
+        "a cut sound": {"audio": media[1][:900]},
+        "the wrong kind": {"num_frames": "many"},
+    }
+
+
+@pytest.mark.parametrize("damage", range(7))
+def test_damaged_records_are_skipped_and_counted(media, tmp_path, run, caplog, damage):
+    """The next record takes the place, the same one every time; in evaluation it is marked."""
+    clips = [make.fields(index, media) for index in range(8)]
+    clips[5] |= list(damaged(media).values())[damage]
+    folder = make.write(tmp_path, clips)
+    config = make.config(folder, stage="segment_avclip", **{"data.batch_size": 8})
+    batches = run(config, train=False)
+    batch = next(batches)
+    assert batch["record"].tolist() == list(range(8))
+    assert batch["valid"].tolist() == [index != 5 for index in range(8)]
+    assert list(batches.corrupt) == [5] and "00001-of-00002, record 1" in batches.corrupt[5]
+    assert "00001-of-00002, record 1" in caplog.text
+    batches = run(config)
+    assert sorted(next(batches)["record"]) == [0, 1, 2, 3, 4, 6, 6, 7]
+    state = batches.get_state()
+    resumed = run(config)
+    resumed.set_state(json.loads(json.dumps(state)))
+    assert list(resumed.corrupt) == [5] and same(next(resumed), next(batches))
+
+
+def test_flipped_bytes_are_skipped(folder, media, tmp_path, run):
+    clips = [make.fields(index, media) for index in range(4)]
+    path = records.shard_path(make.write(tmp_path, clips, shards=1), "train", 0, 1)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    batches = run(make.config(str(path.parent)), train=False)
+    assert next(batches)["valid"].sum() == 3 and len(batches.corrupt) == 1
+
+
+@pytest.mark.parametrize("broken, share, fine", [(1, 0.01, True), (2, 0.01, False), (2, 0.25, True), (1, 0.0, False)])
+def test_too_much_damage_stops(media, tmp_path, run, broken, share, fine):
+    clips = [make.fields(index, media, **({"audio": b""} if index < broken else {})) for index in range(8)]
+    folder = make.write(tmp_path, clips)
+    batches = run(make.config(folder, **{"data.max_corrupt_share": share, "data.batch_size": 8}), train=False)
+    if fine:
+        assert next(batches)["valid"].sum() == 8 - broken
+        return
+    with pytest.raises(UserError, match=rf"{broken} of 8 records are damaged(.|\n)*shard|00000-of-00002, record 0"):
+        next(batches)
+
+
+def test_nothing_but_damage(media, tmp_path, run):
+    folder = make.write(tmp_path, [make.fields(0, media, video=b"")], shards=1)
+    with pytest.raises(UserError, match="No record can be read"):
+        next(run(make.config(folder)))
+
+
+@pytest.mark.parametrize(
+    "more, changes, message",
+    [
+        ({"num_frames": 200}, {"stage": "segment_avclip"}, r"record 0 \(clip 0\) lasts 8.00 s and .* needs 8.96 s"),
+        ({"num_frames": 1}, {}, r"lasts 0.04 s"),
+        ({"num_samples": 0}, {}, r"lasts 0.00 s"),
+        ({}, {"data.size": 64}, r"is 44x32 and config.data.size asks for 64x64"),
+    ],
+)
+def test_clips_that_do_not_serve(media, tmp_path, run, more, changes, message):
+    folder = make.write(tmp_path, [make.fields(0, media, **more)], shards=1)
+    with pytest.raises(UserError, match=message):
+        next(run(make.config(folder, **changes)))
+
+
+def test_configs_that_do_not_serve(folder, run):
+    with pytest.raises(UserError, match="batch_size=4 cannot be divided over 3 hosts"):
+        run(make.config(folder), processes=3)
+    with pytest.raises(UserError, match="names no folder"):
+        run(make.config(""))
+    with pytest.raises(UserError, match="no folder"):
+        run(make.config("/nowhere/at/all"))
+    with pytest.raises(UserError, match="no visual features"):
+        run(make.config(folder, **{"data.visual_features": folder}))
