@@ -29,7 +29,7 @@ def num_starts(clip_frames: int) -> int:
 
 
 def read_header(folder: str | os.PathLike, split: str | None = None) -> dict:
-    """The header of a split of a cache, or of all splits: "extractor", "fingerprint", "shape".
+    """The header of a split of a cache, or of all splits: "source", "fingerprint", "shape".
 
     Raises:
         UserError: there is none, or the splits come from different extractors.
@@ -38,13 +38,13 @@ def read_header(folder: str | os.PathLike, split: str | None = None) -> dict:
     for path in sorted(Path(folder).glob(f"{split or '*'}.json")):
         try:
             headers.append(json.loads(path.read_text()))
-            if not {"extractor", "fingerprint", "shape"} <= set(headers[-1]):
+            if not {"source", "fingerprint", "shape"} <= set(headers[-1]):
                 raise ValueError("fields are missing")
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path} is no header of visual features ({error}). {_make(folder)}") from error
     if not headers:
         raise UserError(f"{folder} holds no visual features{f' of {split!r}' if split else ''}. {_make(folder)}")
-    if len({header["extractor"] for header in headers}) > 1:
+    if len({header["source"] for header in headers}) > 1:
         raise UserError(f"The splits in {folder} come from different extractors. {_make(folder)}")
     return headers[0]
 
@@ -64,7 +64,7 @@ class FeatureWriter:
         split: of the data set.
         fingerprint: of the records, `pipeline.Records.fingerprint`.
         records, tokens, width: the cache is `[records, 30, tokens, width]`.
-        extractor: a digest of the picture extractor, by which a reader knows its features.
+        source: which extractor made them, for the reader to check.
 
     Raises:
         UserError: the disk is too small or cannot be written, or not all records were written.
@@ -79,11 +79,11 @@ class FeatureWriter:
         records: int,
         tokens: int,
         width: int,
-        extractor: str = "",
+        source: str = "",
     ):
         self.path = Path(folder) / f"{split}.npy"
         self.shape = (records, STARTS, tokens, width)
-        self.header = {"fingerprint": fingerprint, "shape": list(self.shape), "extractor": extractor}
+        self.header = {"fingerprint": fingerprint, "shape": list(self.shape), "source": source}
 
     def __enter__(self) -> "FeatureWriter":
         require_disk(self.path.parent, 2 * int(np.prod(self.shape)))

@@ -13,8 +13,8 @@ SHAPE = (5, 30, 2, 3)
 VALUES = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
 
 
-def writer(folder, split="train", fingerprint=7, extractor="abc"):
-    return features.FeatureWriter(folder, split, fingerprint, records=5, tokens=2, width=3, extractor=extractor)
+def writer(folder, split="train", fingerprint=7, source="abc"):
+    return features.FeatureWriter(folder, split, fingerprint, records=5, tokens=2, width=3, source=source)
 
 
 @pytest.fixture
@@ -69,18 +69,18 @@ def test_features_that_are_not_finite(tmp_path):
 
 
 def test_headers(folder):
-    assert features.read_header(folder) == {"fingerprint": 7, "extractor": "abc", "shape": list(SHAPE)}
+    assert features.read_header(folder) == {"fingerprint": 7, "source": "abc", "shape": list(SHAPE)}
     with pytest.raises(UserError, match="other records"):
         features.Features(folder, "train", 8)
-    with writer(folder, "valid", extractor="xyz") as out:
+    with writer(folder, "valid", source="xyz") as out:
         out.write(range(5), VALUES)
-    assert features.read_header(folder, "valid")["extractor"] == "xyz"
+    assert features.read_header(folder, "valid")["source"] == "xyz"
     with pytest.raises(UserError, match="different extractors"):
         features.read_header(folder)
 
 
 @pytest.mark.parametrize(
-    "header", ["", "{}", "[1]", json.dumps({"extractor": "", "fingerprint": 7, "shape": [4, 30, 2, 3]})]
+    "header", ["", "{}", "[1]", json.dumps({"source": "", "fingerprint": 7, "shape": [4, 30, 2, 3]})]
 )
 def test_broken_headers(folder, header):
     (folder / "train.json").write_text(header)
