@@ -1,0 +1,84 @@
+"""How good the model is on held-out clips, while it trains."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from synchformer_jax.eval import metrics
+from synchformer_jax.train import mesh as meshes
+from synchformer_jax.train import step as steps
+from synchformer_jax.train.state import Arrays, Run
+
+WINDOW = 8  # segments, about 5 s, as the published validation
+
+
+def evaluate(
+    run: Run,
+    eval_step: Callable[[Arrays, Any], dict[str, jax.Array]],
+    arrays: Arrays,
+    batches: Iterable[dict[str, np.ndarray]],
+) -> dict[str, float]:
+    """Stage 1: loss, and precision of finding a window of segments in the other stream. Later: loss and accuracies.
+
+    Args:
+        run: of the training.
+        eval_step: of `make_eval_step`.
+        arrays: all parameters.
+        batches: one pass over the held-out clips; a last one may be smaller.
+    """
+    local = run.config.data.batch_size // jax.process_count()
+    outputs: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        inputs = steps.device_fields(batch)
+        real = len(inputs["audio"])
+        # One compiled size serves all: a short batch is filled up with its own clips, whose results are dropped,
+        # as are those of clips that only stand in for damaged ones.
+        fill = np.arange(local) % real
+        if real < local:
+            inputs = {name: values[fill] for name, values in inputs.items()}
+        result = jax.device_get(eval_step(arrays, meshes.put_batch(run.mesh, inputs)))
+        counted = (np.arange(local) < real) & np.asarray(batch.get("valid", np.ones(real, bool)))[fill]
+        target = np.asarray(inputs.get("target", np.zeros(local, np.int32)))
+        if jax.process_count() > 1:
+            counted, target = multihost_utils.process_allgather((counted, target), tiled=True)
+        result["target"] = target
+        for name, values in result.items():
+            kept = values[counted] if values.ndim else values[None]
+            outputs.setdefault(name, []).append(kept)
+    gathered = {name: np.concatenate(parts) for name, parts in outputs.items()}
+    if run.config.stage == "segment_avclip":
+        return _contrastive(run, gathered)
+    return _offset(gathered["logits"], gathered["target"])
+
+
+def _contrastive(run: Run, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+    visual, audio = outputs["visual"].astype(np.float64), outputs["audio"].astype(np.float64)
+    clips, segments, width = visual.shape
+    group = min(run.config.contrastive.group_clips or run.config.data.batch_size, clips)
+    whole = clips // group * group
+    grouped = [part[:whole].reshape(-1, group * segments, width) for part in (visual, audio)]
+    similarities = np.einsum("gvd,gad->gva", *grouped) / float(outputs["temperature"][0])
+    loss = (_nats(similarities) + _nats(similarities.swapaxes(1, 2))) / 2
+    window = min(WINDOW, max(1, segments - 1))
+    windows = metrics.shifted_windows(audio, visual, window)
+    return {"loss": float(loss), "precision": float(np.mean(windows["precision"]))}
+
+
+def _nats(similarities: np.ndarray) -> float:
+    top = similarities.max(axis=-1, keepdims=True)
+    normaliser = top[..., 0] + np.log(np.exp(similarities - top).sum(axis=-1))
+    return float(np.mean(normaliser - np.diagonal(similarities, axis1=-2, axis2=-1)))
+
+
+def _offset(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    probabilities = metrics.softmax(logits)
+    result = {
+        "loss": float(-np.mean(np.log(probabilities[np.arange(len(target)), target] + 1e-30))),
+        "accuracy": metrics.accuracy(logits, target),
+    }
+    if logits.shape[-1] > 2:
+        result["accuracy_within_one"] = metrics.accuracy(logits, target, within=1)
+    return result

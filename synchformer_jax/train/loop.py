@@ -1,0 +1,273 @@
+"""From a config and a work folder to a trained model; started again, it goes on where it was."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from synchformer_jax.data import pipeline
+from synchformer_jax.errors import UserError
+from synchformer_jax.files import atomic_path
+from synchformer_jax.models import config as model_configs
+from synchformer_jax.train import checkpoint, initial
+from synchformer_jax.train import config as configs
+from synchformer_jax.train import mesh as meshes
+from synchformer_jax.train import state as states
+from synchformer_jax.train import step as steps
+from synchformer_jax.train.evaluation import evaluate
+from synchformer_jax.train.interrupt import Interrupted, Interrupts
+from synchformer_jax.train.metrics_writer import MetricsWriter, Watcher
+
+
+def fit(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+    """Trains, evaluates and writes checkpoints and metrics to `workdir`.
+
+    Returns:
+        The metrics of the last evaluation, empty where there was none.
+
+    Raises:
+        UserError: the config cannot be run, `workdir` holds another run, the data fail, or the loss is not finite.
+        Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
+    """
+    workdir = Path(workdir)
+    configs.validate(config, jax.device_count(), jax.process_count())
+    model_configs.validate(config.model)
+    there = checkpoint.steps(workdir)
+    if there:
+        configs.require_same_run(checkpoint.saved_config(workdir, there[-1]), config, str(workdir))
+        progress = checkpoint.saved_progress(workdir, there[-1])
+        if there[-1] >= config.train.steps or progress.get("stopped_early"):
+            why = "stopped early, its metric no longer rose" if progress.get("stopped_early") else "is finished"
+            print(f"The run in {workdir} {why}: {there[-1]} of {config.train.steps} steps.")
+            return progress.get("last_metrics", {})
+    return Training(config, workdir).run()
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the loop remembers besides parameters."""
+
+    iterator: Any = None
+    best: dict[str, float] = dataclasses.field(default_factory=dict)  # its step, and the metrics there
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+    last_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Training:
+    """One process's part of a run, from its first step in this process to its last."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config, self.workdir, self.main = config, workdir, jax.process_index() == 0
+        self.checkpoints = checkpoint.Checkpoints(workdir, config)
+        self.mesh = meshes.make_mesh(config)
+        self.progress = Progress()
+        latest = self.checkpoints.latest()
+        if latest is None:
+            blueprint, arrays = initial.make_initial(config)
+            self.setup = states.prepare(config, self.mesh, blueprint)
+            self.state, self.frozen = states.start(self.setup, arrays)
+        else:
+            self.setup = states.prepare(config, self.mesh, states.hollow_model(config))
+            self.state, self.frozen, progress = self.checkpoints.restore(self.setup, latest)
+            self.progress = Progress(**progress)
+        self.step = latest or 0
+        initial.check_features(config, {**self.frozen, **self.state.params})
+        self.batches = pipeline.batches(config, "train", train=True)
+        if latest is not None:
+            self.batches.set_state(self.progress.iterator)
+        self.train_step, self.eval_step = steps.make_train_step(self.setup), steps.make_eval_step(self.setup)
+        self.writer = self.watcher = None
+        if self.main:
+            with atomic_path(workdir / "config.json") as path:
+                path.write_text(json.dumps(configs.to_dict(config), indent=1) + "\n")
+            self.writer = MetricsWriter(workdir, self.step)
+            if self.progress.best:  # a killed run may have named a step that it did not come to save
+                checkpoint.write_best(workdir, self.progress.best)
+
+    def run(self) -> dict[str, float]:
+        """All steps that are left."""
+        settings = self.config.train
+        if self.main:
+            self.watcher = Watcher(self.config.stage, settings.steps, self.step)
+            trained = sum(array.size for array in self.state.params.values())
+            kept = sum(array.size for array in self.frozen.values())
+            begin = f"continues after step {self.step}" if self.step else "starts"
+            self.say(
+                f"{self.config.stage} {begin}: {trained:,} parameters learn, {kept:,} are frozen; "
+                f"{jax.device_count()} {jax.devices()[0].platform} device(s), work folder {self.workdir}"
+            )
+        window = Window(self.step)
+        try:
+            with Interrupts(self.say) as interrupts:
+                while self.step < settings.steps and not self.progress.stopped_early:
+                    batch = self.next_batch(window, interrupts)
+                    if batch is not None:
+                        self.one_step(batch, window)
+                    if interrupts.number:
+                        self.check(window.pop())
+                        self.save()
+                        self.checkpoints.finish()
+                        raise Interrupted(interrupts.number, self.step)
+        finally:
+            self.close()
+        return self.progress.last_metrics
+
+    def next_batch(self, window: "Window", interrupts: Interrupts) -> dict[str, np.ndarray] | None:
+        """The next batch; None where a signal has ended the loader's processes before us."""
+        before, began = self.batches.get_state(), time.monotonic()
+        try:
+            batch = next(self.batches)
+        except Exception:
+            if not interrupts.number:
+                raise
+            self.progress.iterator = before
+            return None
+        window.waited(time.monotonic() - began)
+        self.progress.iterator = self.batches.get_state()
+        return batch
+
+    def one_step(self, batch: dict[str, np.ndarray], window: "Window") -> None:
+        """Starts a step on the device, then looks at the result of the one before while this one runs."""
+        settings = self.config.train
+        inputs = meshes.put_batch(self.mesh, steps.device_fields(batch))
+        self.state, metrics = self.train_step(self.state, self.frozen, inputs)
+        self.step += 1
+        self.check(window.push(self.step, metrics, batch.get("record")))
+        last = self.step == settings.steps
+        log = self.step % settings.log_every == 0 or last
+        test = (settings.eval_every > 0 and self.step % settings.eval_every == 0) or (settings.eval_every and last)
+        save = (settings.checkpoint_every and self.step % settings.checkpoint_every == 0) or last
+        if log or test or save:
+            self.check(window.pop())
+        if log and self.main:
+            self.report(window)
+        elif self.watcher:
+            self.watcher.update(self.step)
+        if test:
+            self.test()
+            window.restart()
+        if save or test:
+            self.save()
+        if last or self.progress.stopped_early:
+            self.checkpoints.finish()
+
+    def check(self, results: list[tuple[int, dict[str, float], Any]]) -> None:
+        """Stops at a loss that is no number, before it gets into a checkpoint."""
+        for step, values, records in results:
+            if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+                continue
+            path = self.workdir / f"not_finite_{step:08d}_{jax.process_index()}.json"
+            with atomic_path(path) as temporary:
+                ids = [] if records is None else np.asarray(records).tolist()
+                temporary.write_text(
+                    json.dumps({"step": step, "metrics": {k: str(v) for k, v in values.items()}, "records": ids})
+                )
+            raise UserError(
+                f"The loss of step {step} is {values['loss']}, the gradient norm {values['grad_norm']}. The records of "
+                f"its batch are in {path}. Look at them, or lower --config.optimizer.learning_rate; "
+                "started again, the run goes on from its last checkpoint."
+            )
+
+    def report(self, window: "Window") -> None:
+        """Means since the last report, on disk and before the eyes."""
+        values = window.means(self.config.data.batch_size)
+        self.writer.write(self.step, "train", values)
+        shown = ("loss", "accuracy", "grad_norm", "clips_per_sec")
+        self.watcher.line(self.step, {name: values[name] for name in shown if name in values})
+
+    def test(self) -> None:
+        """One pass over held-out clips; remembers whether it is the best."""
+        limit = self.config.train.eval_batches
+        batches: Iterator = iter(pipeline.batches(self.config, "valid", train=False))
+        some = (batch for _, batch in zip(range(limit), batches, strict=False)) if limit else batches
+        values = evaluate(self.setup, self.eval_step, {**self.frozen, **self.state.params}, some)
+        self.progress.last_metrics = values
+        metric = checkpoint.BEST_METRIC[self.config.stage]
+        if values[metric] > self.progress.best.get(metric, -math.inf):
+            self.progress.best, self.progress.evaluations_since_best = {"step": self.step, **values}, 0
+            if self.main:
+                checkpoint.write_best(self.workdir, self.progress.best)
+        else:
+            self.progress.evaluations_since_best += 1
+        patience = self.config.train.patience
+        self.progress.stopped_early = bool(patience and self.progress.evaluations_since_best >= patience)
+        if self.main:
+            self.writer.write(self.step, "valid", values)
+            self.say(f"step {self.step} on held-out clips: " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
+            if self.progress.stopped_early:
+                self.say(f"Stopping early: {patience} evaluations without a better {metric}.")
+
+    def save(self) -> None:
+        """Starts to write a checkpoint of this step."""
+        progress = dataclasses.asdict(self.progress)
+        self.checkpoints.save(self.setup, self.state, self.frozen, progress, self.progress.best.get("step"))
+
+    def say(self, text: str) -> None:
+        """One line for whoever watches."""
+        if self.watcher:
+            self.watcher.say(text)
+
+    def close(self) -> None:
+        """Leaves folder, files and terminal in order."""
+        self.checkpoints.close()
+        if self.main:
+            self.writer.close()
+            if self.watcher:
+                self.watcher.close()
+        close = getattr(self.batches, "close", None)
+        if close:
+            close()
+        logging.flush()
+
+
+class Window:
+    """The steps since the last report: what they gave, and how long they took."""
+
+    def __init__(self, step: int):
+        self.pending: list[tuple[int, dict[str, jax.Array], Any]] = []
+        self.results: list[dict[str, float]] = []
+        self.step, self.wait, self.began = step, 0.0, time.monotonic()
+
+    def push(self, step: int, metrics: dict[str, jax.Array], records: Any) -> list[tuple[int, dict[str, float], Any]]:
+        """Takes a step that has just been started; gives the ones before it, which are done or nearly so."""
+        done = self.pop()
+        self.pending.append((step, metrics, records))
+        self.step = step
+        return done
+
+    def pop(self) -> list[tuple[int, dict[str, float], Any]]:
+        """Waits for all steps and gives their results."""
+        done = [
+            (step, {k: float(v) for k, v in jax.device_get(metrics).items()}, ids)
+            for step, metrics, ids in self.pending
+        ]
+        self.pending.clear()
+        self.results += [values for _, values, _ in done]
+        return done
+
+    def waited(self, seconds: float) -> None:
+        """Counts time spent on a batch, unless the device was still busy at its end."""
+        if not self.pending or self.pending[-1][1]["loss"].is_ready():
+            self.wait += seconds
+
+    def means(self, batch_size: int) -> dict[str, float]:
+        """Mean metrics, speed and the share of time in which the device waited for data (at most so much)."""
+        spent = time.monotonic() - self.began
+        values = {name: float(np.mean([result[name] for result in self.results])) for name in self.results[0]}
+        values["learning_rate"] = self.results[-1]["learning_rate"]
+        values |= {"clips_per_sec": len(self.results) * batch_size / spent, "data_wait": min(1.0, self.wait / spent)}
+        self.restart()
+        return values
+
+    def restart(self) -> None:
+        """Begins anew."""
+        self.results, self.wait, self.began = [], 0.0, time.monotonic()

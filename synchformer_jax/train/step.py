@@ -1,0 +1,167 @@
+"""One step of each stage, from a batch of whole clips to new parameters; and the same without learning.
+
+The step is one compiled program: cutting, colour, log-mel, model, loss, gradients and update. The state is donated.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from synchformer_jax import clock
+from synchformer_jax.objectives import contrastive, offset
+from synchformer_jax.ops import augment
+from synchformer_jax.ops.log_mel import log_mel
+from synchformer_jax.ops.segments import segment_audio, segment_frames
+from synchformer_jax.train import mesh as meshes
+from synchformer_jax.train import state as states
+from synchformer_jax.train.state import Arrays, Run, TrainState
+
+Batch = dict[str, jax.Array]
+# What goes to the device; the rest of a batch stays on the host.
+FIELDS = ("frames", "visual", "audio", "target")
+
+
+def device_fields(batch: dict[str, Any]) -> dict[str, Any]:
+    """The part of a batch that the step takes."""
+    return {name: batch[name] for name in FIELDS if name in batch}
+
+
+def segment_step(config: ConfigDict) -> int:
+    """Frames from one segment's start to the next: whole segments in stage 1, half ones afterwards."""
+    return clock.SEGMENT_FRAMES if config.stage == "segment_avclip" else clock.SEGMENT_FRAMES // 2
+
+
+def visual_input(config: ConfigDict, frames: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Clips `[B, T, H, W, 3]` uint8 as segments `[B, S, 16, H, W, 3]` in [-1, 1], augmented where there is a key."""
+    count, step = config.model.segments, segment_step(config)
+    segments = segment_frames(frames, None, count, step)
+    shares = config.augment
+    keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+    if key is not None and shares.flip:
+        segments = augment.flip(segments, keys[0], shares.flip)
+    dtype = jnp.dtype(config.model.compute.dtype)
+    if key is not None and (shares.colour_jitter or shares.greyscale):
+        values = segments.astype(jnp.float32) / 255
+        if shares.colour_jitter:
+            values = augment.colour_jitter(values, keys[1], shares.colour_jitter)
+        if shares.greyscale:
+            values = augment.greyscale(values, keys[2], shares.greyscale)
+        return (values * 2 - 1).astype(dtype)
+    return (segments.astype(jnp.float32) / 127.5 - 1).astype(dtype)
+
+
+def audio_input(config: ConfigDict, audio: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Clips `[B, N]` int16 as normalised log-mel segments `[B, S, 128, 66]`, augmented where there is a key."""
+    segments = segment_audio(audio, None, config.model.segments, segment_step(config)).astype(jnp.float32) / 32768
+    if key is not None:
+        keys = jax.random.split(key, 3)
+        for name, some_key in zip(("volume", "low_pass", "noise"), keys, strict=True):
+            if config.augment[name]:
+                segments = getattr(augment, name)(segments, some_key, config.augment[name])
+    return log_mel(segments)
+
+
+def embed(config: ConfigDict, model: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Stage 1: unit embeddings `[B, S, D]` of both streams."""
+    keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+    frames = visual_input(config, batch["frames"], keys[0])
+    return model(frames, audio_input(config, batch["audio"], keys[1]), key=keys[2])
+
+
+def classify(
+    config: ConfigDict, model: Any, batch: Batch, key: jax.Array | None, trained: tuple[str, ...]
+) -> jax.Array:
+    """Later stages: logits `[B, C]`. Frozen extractors run without dropout; cached features replace the picture."""
+    keys = (None,) * 5 if key is None else jax.random.split(key, 5)
+
+    def unless_frozen(part: str, some_key: jax.Array | None) -> jax.Array | None:
+        return some_key if any(states.has_prefix(name, (part,)) for name in trained) else None
+
+    if "visual" in batch:
+        visual = batch["visual"].astype(jnp.dtype(config.model.compute.dtype))
+    else:
+        frames = visual_input(config, batch["frames"], keys[0])
+        visual = model.visual(frames, key=unless_frozen("visual", keys[2]))
+    mel = audio_input(config, batch["audio"], keys[1])
+    audio = model.audio(mel, key=unless_frozen("audio", keys[3]))
+    return model.head(visual, audio, key=keys[4])
+
+
+def loss_and_metrics(
+    run: Run, params: Arrays, frozen: Arrays, batch: Batch, key: jax.Array | None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of a batch, and what else is worth a curve."""
+    config, model = run.config, run.blueprint.build({**frozen, **params})
+    if config.stage == "segment_avclip":
+        visual, audio = embed(config, model, batch, key)
+        visual, audio = (contrastive.group_clips(part, config.contrastive.group_clips) for part in (visual, audio))
+        temperature = model.temperature()
+        loss = contrastive.info_nce(visual, audio, temperature, chunk=config.contrastive.chunk)
+        return loss, {"temperature": temperature}
+    logits = classify(config, model, batch, key, run.trained)
+    target = batch["target"]
+    return offset.cross_entropy(logits, target), {"accuracy": offset.accuracy(logits, target)}
+
+
+def make_train_step(run: Run) -> Callable[[TrainState, Arrays, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step: `(state, frozen, batch) -> (state, metrics)`. The state that goes in is used up.
+
+    Its randomness depends on nothing but the seed and the step's number, so that a resumed run draws the same.
+    """
+    config, mesh = run.config, run.mesh
+    parts, shards = config.train.accumulate, meshes.batch_shards(mesh)
+    limits = config.model.temperature
+
+    def micro_batches(batch: Batch) -> Batch:
+        """Every device's share cut in `parts`: `[parts, B / parts, ...]`."""
+
+        def cut(values: jax.Array) -> jax.Array:
+            cut_shape = (shards, parts, values.shape[0] // (shards * parts), *values.shape[1:])
+            values = values.reshape(cut_shape).swapaxes(0, 1)
+            return values.reshape(parts, -1, *values.shape[3:])
+
+        return jax.tree.map(cut, batch)
+
+    def step(state: TrainState, frozen: Arrays, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        gradient = jax.value_and_grad(lambda *args: loss_and_metrics(run, *args), has_aux=True)
+        if parts == 1:
+            (loss, metrics), grads = gradient(state.params, frozen, batch, key)
+        else:
+
+            def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, total, gradient(state.params, frozen, *part)), None
+
+            pieces = (micro_batches(batch), jax.random.split(key, parts))
+            first = jax.tree.map(lambda piece: piece[0], pieces)
+            zeros = jax.eval_shape(gradient, state.params, frozen, *first)
+            total, _ = jax.lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zeros), pieces)
+            (loss, metrics), grads = jax.tree.map(lambda leaf: leaf / parts, total)
+        metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads), "learning_rate": run.schedule(state.step)}
+        updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        if "logit_scale" in params:
+            params["logit_scale"] = jnp.clip(params["logit_scale"], limits.min, limits.max)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    whole = meshes.replicated(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(run.state_shardings(), whole))
+
+
+def make_eval_step(run: Run) -> Callable[[Arrays, Batch], dict[str, jax.Array]]:
+    """The compiled forward pass: `(params, batch)` gives `visual` and `audio` embeddings, or `logits`, float32."""
+
+    def step(params: Arrays, batch: Batch) -> dict[str, jax.Array]:
+        model = run.blueprint.build(params)
+        if run.config.stage == "segment_avclip":
+            visual, audio = embed(run.config, model, batch, None)
+            result = {"visual": visual, "audio": audio, "temperature": model.temperature()}
+        else:
+            result = {"logits": classify(run.config, model, batch, None, ())}
+        return jax.tree.map(lambda values: values.astype(jnp.float32), result)
+
+    return jax.jit(step, out_shardings=meshes.replicated(run.mesh))

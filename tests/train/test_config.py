@@ -1,0 +1,96 @@
+"""Every config stands, and every way to get one wrong names its field."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synchformer_jax.errors import UserError
+from synchformer_jax.train import config as configs
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def good(tiny_config, tmp_path):
+    return tiny_config("segment_avclip", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["segment_avclip", "sync", "synchronizability", "quickstart"])
+def test_the_configs_of_the_project_stand(name, tmp_path):
+    for stage in ("segment_avclip", "sync") if name == "quickstart" else ("",):
+        config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](*([stage] if stage else []))
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        config.data.train = config.data.valid = config.init.avclip = config.init.sync = str(tmp_path)
+        configs.validate(config, devices=1)
+        assert configs.to_dict(configs.from_dict(configs.to_dict(config))) == configs.to_dict(config)
+
+
+def test_the_published_sync_learning_rate_grows_with_the_batch():
+    from synchformer_jax.train.optimizer import make_schedule
+
+    config = runpy.run_path(str(CONFIGS / "sync.py"))["get_config"]()
+    schedule = make_schedule(config)
+    assert config.data.batch_size == 128
+    np.testing.assert_allclose([schedule(0), schedule(500), schedule(1000), schedule(9999)],
+                               8 * 2e-6 * np.array([0.01, 0.505, 1, 1]), rtol=1e-5)  # fmt: skip
+
+
+BAD = [
+    ({"stage": "sink"}, "config.stage=sink.*segment_avclip"),
+    ({"data.train": ""}, r"--config\.data\.train"),
+    ({"data.train": "/nowhere"}, "there is no folder /nowhere"),
+    ({"data.valid": ""}, r"--config\.data\.valid"),
+    ({"data.batch_size": 7}, "config.data.batch_size=7.*multiple of 2"),
+    ({"contrastive.group_clips": 3}, "config.contrastive.group_clips=3.*divisor of 8"),
+    ({"train.accumulate": 3}, "train.accumulate = 3"),
+    ({"mesh.data": 3}, "config.mesh data=3.*2 device"),
+    ({"mesh.fsdp": 0}, "config.mesh"),
+    ({"data.size": 64}, "config.data.size=64.*image_size=32"),
+    ({"model.visual.heads": 5}, "config.model.visual.heads=5.*width 32"),
+    ({"optimizer.name": "adamv"}, "config.optimizer.name=adamv.*adamw"),
+    ({"optimizer.schedule": "linear"}, "config.optimizer.schedule=linear"),
+    ({"train.steps": 2}, "config.train.steps=2.*warm-up"),
+    ({"augment.flip": 2.0}, "config.augment.flip"),
+    ({"init.avclip": "/nowhere"}, "config.init.avclip: /nowhere holds no checkpoints"),
+    ({"data.visual_features": "/nowhere"}, "serves stage sync only"),
+    ({"stage": "synchronizability"}, "--config.init.sync"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[" ".join(changes) for changes, _ in BAD])
+def test_a_bad_value_ends_in_an_error_that_names_the_field(good, changes, message):
+    configs.validate(good, devices=2)
+    good.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        configs.validate(good, devices=2)
+
+
+def test_the_sync_stage_asks_for_trained_extractors(tiny_config, tmp_path):
+    config = tiny_config("sync", tmp_path)
+    configs.validate(config, devices=1)
+    config.init.random_extractors = False
+    with pytest.raises(UserError, match=r"--config\.init\.avclip=DIR"):
+        configs.validate(config, devices=1)
+
+
+def test_a_batch_must_divide_over_processes(good):
+    good.data.batch_size, good.mesh.data, good.mesh.tensor = 6, 1, 4
+    with pytest.raises(UserError, match="4 processes"):
+        configs.validate(good, devices=4, processes=4)
+
+
+@pytest.mark.parametrize(("sizes", "shape"), [((-1, 2, 2), (2, 2, 2)), ((8, 1, 1), (8, 1, 1)), ((1, -1, 1), (1, 8, 1))])
+def test_mesh_shape_takes_what_is_left(good, sizes, shape):
+    good.mesh.data, good.mesh.fsdp, good.mesh.tensor = sizes
+    assert configs.mesh_shape(good, 8) == shape
+
+
+def test_a_run_goes_on_with_more_steps_but_not_with_another_model(good):
+    longer = good.copy_and_resolve_references()
+    longer.train.steps, longer.data.workers = 1000, 4
+    configs.require_same_run(good, longer, "run")
+    longer.model.visual.depth = 9
+    with pytest.raises(UserError, match=r"run holds a run with config.model.visual.depth=1, now it is 9"):
+        configs.require_same_run(good, longer, "run")
