@@ -41,8 +41,7 @@ class AST(nnx.Module):
         validate(config)
         audio, compute = config.audio, config.compute
         width, size, dtype = audio.width, audio.patch_size, jnp.dtype(compute.dtype)
-        implementation = "einsum" if compute.attention == "masked" else compute.attention
-        options = {"dtype": dtype, "implementation": implementation}
+        options = {"dtype": dtype, "implementation": compute.attention}
         axes = (None, None, "embed")
         self.patch = Linear((size, size), (width,), axes, dtype=dtype, std=weight_std(width, size**2), rngs=rngs)
         self.cls = parameter(0.02 * jax.random.normal(rngs.params(), (width,)), ("embed",))

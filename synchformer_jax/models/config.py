@@ -73,7 +73,7 @@ def model_config(size: str = "B") -> ConfigDict:
         {
             "dtype": "bfloat16",
             "remat": "none",  # or "full", "dots"
-            "attention": "auto",  # or "einsum", "masked" (divided attention only), "xla", "cudnn"
+            "attention": "auto",  # by platform; or "einsum", "xla", "cudnn"
             "unroll": False,  # True writes the layers out instead of scanning: longer to compile
         }
     )
@@ -88,7 +88,7 @@ CHOICES = {
     "visual.position_init": ("learned", "sinusoidal"),
     "compute.dtype": ("bfloat16", "float16", "float32"),
     "compute.remat": ("none", "full", "dots"),
-    "compute.attention": ("auto", "einsum", "masked", "xla", "cudnn"),
+    "compute.attention": ("auto", "einsum", "xla", "cudnn"),
 }
 
 

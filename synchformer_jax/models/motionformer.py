@@ -60,7 +60,7 @@ class Motionformer(nnx.Module):
         self.blocks = stack(lambda rngs: kind(config, rngs), visual.depth, rngs)
         self.norm = LayerNorm(width, eps=EPS, dtype=dtype)
         self.pool = Pool(
-            width, visual.heads, visual.mlp_ratio, eps=EPS, dtype=dtype, implementation=_plain(compute), rngs=rngs
+            width, visual.heads, visual.mlp_ratio, eps=EPS, dtype=dtype, implementation=compute.attention, rngs=rngs
         )
         self.drop_path, self.remat, self.unroll = visual.drop_path, compute.remat, compute.unroll
         self.depth, self.grid, self.tubelet, self.patch_size = visual.depth, (time, side, side), *shape[:2]
@@ -173,7 +173,7 @@ class JointBlock(nnx.Module):
         width = visual.width
         self.norm_attention = LayerNorm(width, eps=EPS, dtype=dtype)
         if visual.attention == "joint":
-            implementation = _plain(config.compute)
+            implementation = config.compute.attention
             self.attention = Attention(width, visual.heads, dtype=dtype, implementation=implementation, rngs=rngs)
         else:
             self.attention = TrajectoryAttention(
@@ -192,8 +192,3 @@ class JointBlock(nnx.Module):
             y = self.attention(y, mask)
         x = x + drop_path(y, rate, keys[0])
         return x + drop_path(self.mlp(self.norm_mlp(x)), rate, keys[1])
-
-
-def _plain(compute: ConfigDict) -> str:
-    """The attention to use where tokens are not divided into groups."""
-    return "einsum" if compute.attention == "masked" else compute.attention

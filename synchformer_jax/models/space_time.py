@@ -1,15 +1,11 @@
 """Attention over space and time: divided in two (TimeSformer, arXiv 2102.05095) and along trajectories (Motionformer,
 arXiv 2106.05392, section 3.2)."""
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from synchformer_jax.models.layers import Attention, Linear, attend, softmax, weight_std
-
-MASKED_TOKENS = 160  # up to so many tokens, one masked product is faster on a CPU than many tiny ones
 
 
 def divided_attention(
@@ -28,15 +24,8 @@ def divided_attention(
         query, key, value: N = 1 + time * places; the CLS token comes first and asks all tokens.
         axis: "time" or "space".
         mask: True where a token may be attended to.
-        implementation: "masked" computes all pairs and hides those of other groups; the others compute groups, as in
-            `attend`; "auto" chooses by platform and number of tokens.
+        implementation: as in `attend`.
     """
-    if implementation == "auto" and jax.default_backend() == "cpu" and query.shape[1] <= MASKED_TOKENS:
-        implementation = "masked"
-    if implementation == "masked":
-        allowed = jnp.asarray(group_mask(query.shape[1] - 1, time, axis))[None, None]
-        allowed = allowed if mask is None else allowed & mask[:, None, None, :]
-        return attend(query, key, value, allowed, implementation="einsum")
     answers = None if mask is None else mask[:, None, None, :]
     of_cls = attend(query[:, :1], key, value, answers, implementation=implementation)
     batch, tokens, heads, each = query.shape
@@ -57,16 +46,6 @@ def divided_attention(
     if axis == "time":
         y = y.reshape(batch, places, time, heads, each).swapaxes(1, 2)
     return jnp.concatenate([of_cls, y.reshape(batch, -1, heads, each)], axis=1)
-
-
-def group_mask(tubelets: int, time: int, axis: str) -> np.ndarray:
-    """Who may look at whom in divided attention, `[1 + tubelets, 1 + tubelets]`, the CLS token first."""
-    index = np.arange(tubelets)
-    places = tubelets // time
-    group = index % places if axis == "time" else index // places
-    allowed = np.ones((1 + tubelets, 1 + tubelets), bool)
-    allowed[1:, 1:] = group[:, None] == group[None, :]
-    return allowed
 
 
 class TrajectoryAttention(nnx.Module):

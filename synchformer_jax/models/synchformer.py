@@ -51,20 +51,14 @@ class SyncHead(nnx.Module):
         self.off = parameter(jax.random.normal(rngs.params(), (width,)), ("embed",))
         self.mod = parameter(jax.random.normal(rngs.params(), (width,)), ("embed",))
         self.position = parameter(jax.random.normal(rngs.params(), (places, width)), (None, "embed"))
-        implementation = "einsum" if compute.attention == "masked" else compute.attention
-
-        def block(rngs):
-            return Block(
-                width, head.heads, head.mlp_ratio, eps=EPS, dtype=dtype, implementation=implementation, rngs=rngs
-            )
-
-        self.blocks = stack(block, head.depth, rngs)
+        shape, options = (width, head.heads, head.mlp_ratio), {"dtype": dtype, "implementation": compute.attention}
+        self.blocks = stack(lambda rngs: Block(*shape, eps=EPS, rngs=rngs, **options), head.depth, rngs)
         self.norm = LayerNorm(width, eps=EPS, dtype=dtype)
         std = weight_std(width, width)
         self.classify = Linear((width,), (head.classes,), ("embed", "vocab"), dtype=jnp.float32, std=std, rngs=rngs)
         if head.lag_profile:
             self.lag = LagProfile(config, rngs)
-        self.dropout, self.token_dropout = head.dropout, head.token_dropout
+        self.dropout, self.token_dropout, self.depth = head.dropout, head.token_dropout, head.depth
         self.remat, self.unroll = compute.remat, compute.unroll
 
     def __call__(
