@@ -38,6 +38,8 @@ class Records:
             raise UserError(f"config.data.{split} names no folder. Set it: --config.data.{split}=FOLDER")
         self.shards = [Shards(name, split) for name in names]
         self._starts = np.cumsum([0] + [len(shards) for shards in self.shards])
+        if not len(self):
+            raise UserError(f"The split {split!r} of {', '.join(names)} is empty. Prepare it with more videos.")
 
     def __len__(self) -> int:
         return int(self._starts[-1])

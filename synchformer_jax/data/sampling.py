@@ -14,7 +14,7 @@ from synchformer_jax.errors import UserError
 
 HALF_SEGMENT_FRAMES = clock.SEGMENT_FRAMES // 2
 _CROP, _PIXELS = 0, 1  # what a stream of random numbers is for
-_EVALUATION_SEED = 2401_16423
+_EVALUATION_SEED = 2401_16423  # any number that never changes; this is the paper's
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,8 +117,7 @@ def test_cached_features(folder, tmp_path, run):
         starts |= set(first.tolist())
     assert len(starts) > 10
     with pytest.raises(UserError, match="other records"):
-        Records = pipeline.Records(f"{folder},{folder}", "train")
-        pipeline._features(config, "sync", "train", Records)
+        run(make.config(f"{folder},{folder}", **{"data.visual_features": str(tmp_path)}))
 
 
 def test_evaluation_sees_each_record_once(folder, run):
@@ -311,6 +310,11 @@ def test_clips_that_do_not_serve(media, tmp_path, run, more, changes, message):
     folder = make.write(tmp_path, [make.fields(0, media, **more)], shards=1)
     with pytest.raises(UserError, match=message):
         next(run(make.config(folder, **changes)))
+
+
+def test_split_without_records(tmp_path, run):
+    with pytest.raises(UserError, match=r"split 'train' of .* is empty"):
+        run(make.config(make.write(tmp_path, [], shards=1)))
 
 
 def test_configs_that_do_not_serve(folder, run):
