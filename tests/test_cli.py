@@ -20,7 +20,7 @@ from tests.eval import flashes
 def workdir(tmp_path_factory):
     """A tiny sync model as the trainer leaves it, after no step."""
     folder, config = tmp_path_factory.mktemp("runs") / "sync", flashes.config()
-    blueprint, arrays = state.take_apart(state.make_model(config))
+    blueprint, arrays = state.take_apart(flashes.tiny_model())
     run = state.prepare(config, mesh.make_mesh(config), blueprint)
     checkpoints = checkpoint.Checkpoints(folder, config)
     checkpoints.save(run, *state.start(run, arrays), {})

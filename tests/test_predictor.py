@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from synchformer_jax import models
 from synchformer_jax.errors import UserError
 from synchformer_jax.media.decode import decode
 from synchformer_jax.ops.log_mel import log_mel
@@ -37,9 +36,8 @@ def test_the_audio_that_was_shifted_is_found(video):
 
 def test_a_real_model_sees_what_plain_slicing_gives(video):
     """The whole path against decoding the whole file, cutting by hand."""
-    config = flashes.config()
-    model = models.Synchformer(config.model, nnx.Rngs(3))
-    prediction = Predictor(model, config).predict(video, offset_sec=0.35, start_sec=1.0)
+    model = flashes.tiny_model()
+    prediction = Predictor(model, flashes.config()).predict(video, offset_sec=0.35, start_sec=1.0)
     clip = decode(video, short_side=36)
     height, width = clip.frames.shape[1:3]
     top, left = (height - 32) // 2, (width - 32) // 2
@@ -69,11 +67,8 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 
 
 def test_importing_the_package_does_not_import_jax():
-    code = (
-        "import sys, synchformer_jax, synchformer_jax.cli; assert 'jax' not in sys.modules; "
-        "assert callable(synchformer_jax.load) and 'jax' in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys, synchformer_jax, synchformer_jax.cli; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_unknown_attributes_are_unknown():

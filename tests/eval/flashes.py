@@ -12,11 +12,11 @@ import soundfile
 from flax import nnx
 from ml_collections import ConfigDict
 
-from synchformer_jax import clock
+from synchformer_jax import clock, models
 from synchformer_jax.data.records import ShardWriter, encode_example, shard_path, write_metadata
 from synchformer_jax.media.encode import write_mp4
-from synchformer_jax.models import model_config
 from synchformer_jax.train.config import base_config
+from synchformer_jax.train.state import hollow_model
 
 SIZE, SECONDS = 32, 10
 
@@ -48,13 +48,20 @@ class Correlator(nnx.Module):
 def config() -> ConfigDict:
     """Of a run that could have given the correlator, or a tiny real model."""
     config = base_config("sync", "Ti")
-    config.model = model_config("Ti")
+    config.model = models.model_config("Ti")
     config.model.visual.update({"image_size": SIZE, "width": 24, "depth": 1, "heads": 2})
     config.model.audio.update({"width": 24, "depth": 1, "heads": 2})
     config.model.head.update({"width": 24, "depth": 1, "heads": 2})
     config.model.compute.dtype = "float32"
     config.data.update({"size": SIZE, "batch_size": 8, "workers": 0})
     return config
+
+
+def tiny_model(seed: int = 3) -> models.Synchformer:
+    """A real model with weights of NumPy, which needs no compilation."""
+    random, blueprint = np.random.default_rng(seed), hollow_model(config())
+    weights = {name: 0.2 * random.normal(size=shape) for name, shape in blueprint.shapes().items()}
+    return blueprint.build({name: jnp.asarray(weight, jnp.float32) for name, weight in weights.items()})
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
