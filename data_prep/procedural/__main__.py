@@ -1,5 +1,7 @@
 """python -m data_prep.procedural OUT: renders the procedural data set."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data_prep.procedural.render import plan, render_all, write_summary
+from data_prep.procedural.render import Clip, plan, render_all, write_summary
 from synchformer_jax.errors import UserError, exit_on_user_error
 
 
@@ -28,14 +30,24 @@ def main(
     chosen = tuple(level.strip() for level in levels.split(",") if level.strip())
     counts = {"train": train, "valid": valid, "test": test}
     clips = plan(out, seed, counts, chosen, size)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=Console(stderr=True)) as progress:
-        task = progress.add_task("Rendering clips", total=len(clips))
-        made = render_all(clips, workers, lambda number: progress.advance(task, number))
+    try:
+        made = _render(clips, workers)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on where this one was.", file=sys.stderr)
+        raise typer.Exit(130) from None
     write_summary(out, seed, counts, chosen, size)
     print(f"{out}: {len(clips)} clips, {made} of them new.")
 
 
+def _render(clips: list[Clip], workers: int) -> int:
+    """Renders behind a progress bar with the time left; gives the number of new clips."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *times, console=Console(stderr=True)) as progress:
+        task = progress.add_task("Rendering clips", total=len(clips))
+        return render_all(clips, workers, lambda number: progress.advance(task, number))
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the pool is closed, too
     typer.run(main)

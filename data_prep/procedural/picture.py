@@ -1,6 +1,5 @@
 """A scene to frames: anti-aliased shapes on a textured still, with a camera that shakes a little and a noisy sensor."""
 
-import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -272,7 +271,7 @@ def render_frames(world: World, size: int, duration_sec: float = DURATION_SEC) -
         _draw_drifters(canvas, world, times, shake)
         for actor in world.actors:
             _draw_actor(canvas, world, actor, times, shake)
-        for number, impact in enumerate(itertools.chain(*(a.impacts for a in world.actors))):
+        for number, impact in enumerate(world.seen()):
             _draw_puff(canvas, impact, world.things[impact.obj], world.seed + number, times, shake)
         frames = canvas.frames
         grain = noise.standard_normal((*frames.shape[:3], 1), np.float32) * np.float32(world.noise["picture"])

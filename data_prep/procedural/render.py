@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,10 +95,8 @@ def render_clip(clip: Clip) -> None:
         temporary.write_text(json.dumps(sidecar) + "\n")
 
 
-def _render_some(clips: list[Clip]) -> int:
-    for clip in clips:
-        render_clip(clip)
-    return len(clips)
+def _leave_signals_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def cores() -> int:
@@ -133,13 +133,19 @@ def render_all(clips: list[Clip], workers: int, advance: Callable[[int], None]) 
             render_clip(clip)
             advance(1)
         return len(todo)
-    batches = [todo[i : i + 4] for i in range(0, len(todo), 4)]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals_to_the_parent) as pool:
         try:
-            for done in as_completed([pool.submit(_render_some, batch) for batch in batches]):
-                advance(done.result())
+            for done in as_completed([pool.submit(render_clip, clip) for clip in todo]):
+                done.result()
+                advance(1)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A process that rendered clips was killed, perhaps for want of memory. Run the same command again with "
+                "fewer --workers; finished clips are kept."
+            ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # clips in hand are finished, the others not begun
             raise
     return len(todo)
 

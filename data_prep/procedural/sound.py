@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 from data_prep.procedural.motion import Impact, Slide
-from data_prep.procedural.world import DURATION_SEC, Thing, World, loudness
+from data_prep.procedural.world import DURATION_SEC, RING_SEC, Thing, World, loudness
 from synchformer_jax.clock import SAMPLE_RATE, to_samples
 
 # Frequencies of the modes over the lowest: a free bar, a wooden bar, a bowl, a soft lump.
@@ -30,7 +30,7 @@ def ring(thing: Thing) -> tuple[np.ndarray, np.ndarray]:
     A hard impact excites the higher modes more. Modes above 7.5 kHz are left out, higher modes decay faster.
     """
     rng = np.random.default_rng(thing.seed)
-    length = min(thing.ring_sec, 1.2)
+    length = min(thing.ring_sec, RING_SEC)
     times = _times(to_samples(length))
     soft, hard = np.zeros(len(times)), np.zeros(len(times))
     ratios = np.array(MODES[thing.material]) * rng.uniform(0.97, 1.03, len(MODES[thing.material]))
@@ -96,8 +96,7 @@ def impacts_wave(impacts: list[Impact], things: list[Thing], duration_sec: float
 def render_sound(world: World, duration_sec: float = DURATION_SEC) -> np.ndarray:
     """The whole sound of a scene as int16 `[N]` at 16 kHz."""
     rng = np.random.default_rng([world.seed, 1])
-    heard = world.unseen if world.level == "none" else world.impacts + world.unseen
-    out = impacts_wave(heard, world.things, duration_sec)
+    out = impacts_wave(world.heard, world.things, duration_sec)
     for slide in world.slides:
         _add(out, to_samples(slide.start), friction(slide, world.things[slide.obj], rng))
     noise = world.noise

@@ -2,17 +2,20 @@
 
 import colorsys
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from data_prep.procedural.motion import Actor, Impact, Lane, Slide
+from synchformer_jax.clock import FRAME_RATE
 
 VERSION = 1  # raise it when the same seed gives other clips
 DURATION_SEC = 10.0
 LEVELS = ("dense", "sparse", "none")
 SPLITS = ("train", "valid", "test")
 FULL_SPEED = 1.3  # frame widths a second: an impact at this speed is loud
+RING_SEC = 1.2  # the longest ringing after an impact
 BEFORE_SEC, AFTER_SEC = 14.0, 2.0  # the world runs before the clip starts, so that nothing is special at its start
 
 # hue, saturation, value; frequency of the lowest mode at radius 0.08; its decay to a thousandth in seconds
@@ -84,10 +87,14 @@ class World:
     background: dict
     camera: list[tuple[float, float, float, float]]  # shake: amplitude x and y, cycles a second, phase
     noise: dict
-    impacts: list[Impact] = field(default_factory=list)  # in the clip, by time
-    slides: list[Slide] = field(default_factory=list)
-    unseen: list[Impact] = field(default_factory=list)  # heard only
+    heard: list[Impact]  # by time, from before the clip starts, as it may still ring then
+    slides: list[Slide]  # heard
+    unseen: list[Impact] = field(default_factory=list)  # those of `heard` that the picture does not show
     seed: int = 0
+
+    def seen(self) -> list[Impact]:
+        """The impacts that the picture shows, by time, also before and after the clip."""
+        return sorted((i for a in self.actors for i in a.impacts), key=lambda i: i.time)
 
     def shake(self, times: np.ndarray) -> np.ndarray:
         """The camera's movement `[N, 2]` in frame widths."""
@@ -97,15 +104,24 @@ class World:
         )
 
 
+def _time(impact: Impact) -> float:
+    return impact.time
+
+
 def loudness(impact: Impact, thing: Thing) -> float:
     """Amplitude of an impact: by speed and size, 1 for a fast one of a middling object."""
     return float(np.clip((impact.speed / FULL_SPEED) * (thing.radius / 0.08) ** 0.7, 0.08, 1.6))
 
 
-def _thing(rng: np.random.Generator, split: str, radii: tuple[float, float]) -> Thing:
-    cell = draw_cell(rng, OBJECT_BINS, split)
+def _thing(rng: np.random.Generator, split: str, radii: tuple[float, float], others: Sequence[Thing] = ()) -> Thing:
+    """An object of another material than the others, so that the ear can tell them apart."""
+    names = list(MATERIALS)
+    while True:
+        cell = draw_cell(rng, OBJECT_BINS, split)
+        if names[cell[0]] not in {other.material for other in others}:
+            break
     size, pitch, tint = ((c + rng.uniform()) / bins for c, bins in zip(cell[2:], OBJECT_BINS[2:], strict=True))
-    name, material = list(MATERIALS.items())[cell[0]]
+    name, material = names[cell[0]], MATERIALS[names[cell[0]]]
     radius = radii[0] * (radii[1] / radii[0]) ** size
     hue, saturation, value = material["hsv"]
     colour = colorsys.hsv_to_rgb(
@@ -176,7 +192,7 @@ def _act(rng: np.random.Generator, actor: Actor, time: float, sparse: bool) -> f
         return time + 0.3
     if actor.tool_kind == "hook":
         x = float(rng.uniform(lane.left + radius, lane.right - radius))
-        actor.drop(time, (room - 0.06) * rng.uniform(0.6 if sparse else 0.4, 1.0), x, 0.02, rng.uniform(0.05, 0.35))
+        actor.drop(time, (room - 0.06) * rng.uniform(0.6 if sparse else 0.4, 1.0), x, 0.02, rng.uniform(0.05, 0.2))
         return time + 0.5
     span = right if sign > 0 else left
     travel = rng.uniform(0.5, 0.95) * min(span, 0.3) if sparse else rng.uniform(0.2, 0.6)
@@ -186,7 +202,7 @@ def _act(rng: np.random.Generator, actor: Actor, time: float, sparse: bool) -> f
 
 def _prepare_sec(actor: Actor) -> float:
     """How long before an impact something must begin to move for it."""
-    return {"floor": 0.05, "mallet": 0.95, "hook": 2.1}[actor.tool_kind]
+    return {"floor": 0.05, "mallet": 0.95, "hook": 1.75}[actor.tool_kind]
 
 
 def _run_dense(rng: np.random.Generator, actors: list[Actor], wait: tuple[float, float]) -> None:
@@ -200,13 +216,15 @@ def _run_dense(rng: np.random.Generator, actors: list[Actor], wait: tuple[float,
 
 def _run_sparse(rng: np.random.Generator, actors: list[Actor]) -> None:
     """One thing at a time, at times whose gaps are irregular but neither short nor long."""
-    gap = (2.2, 4.2) if rng.uniform() < 0.92 else (3.5, 7.0)
+    gap = (1.9, 3.4) if rng.uniform() < 0.95 else (3.0, 7.0)
     time, free = -BEFORE_SEC + rng.uniform(0, gap[1]), [-np.inf] * len(actors)
     while time < DURATION_SEC + AFTER_SEC:
         ready = [i for i, a in enumerate(actors) if max(free[i], a.rest_since) + _prepare_sec(a) < time]
-        if ready:
-            chosen = int(rng.choice(ready))
-            free[chosen] = _act(rng, actors[chosen], time, sparse=True)
+        if not ready:
+            time += 0.2
+            continue
+        chosen = int(rng.choice(ready))
+        free[chosen] = _act(rng, actors[chosen], time, sparse=True)
         time += rng.uniform(*gap)
 
 
@@ -216,8 +234,10 @@ def _scene(
     """Objects and what happens to them; `kind` is dense or sparse."""
     sparse = kind == "sparse"
     while True:
-        number = int(rng.choice([1, 2, 3], p=[0.3, 0.4, 0.3] if sparse else [0.0, 0.65, 0.35]))
-        things = [_thing(rng, split, (0.062, 0.105) if sparse else (0.075, 0.125)) for _ in range(number)]
+        number = int(rng.choice([1, 2, 3], p=[0.2, 0.4, 0.4] if sparse else [0.0, 0.65, 0.35]))
+        things: list[Thing] = []
+        for _ in range(number):
+            things.append(_thing(rng, split, (0.062, 0.105) if sparse else (0.075, 0.125), things))
         lanes = _lanes(rng, number, sparse)
         if any(lane.floor - lane.ceiling < 3 * t.radius + 0.12 for t, lane in zip(things, lanes, strict=True)):
             continue  # no room to fall
@@ -226,10 +246,9 @@ def _scene(
             _run_sparse(rng, actors)
         else:
             _run_dense(rng, actors, (0.1, 1.4))
-        impacts = sorted(
-            (i for a in actors for i in a.impacts if 0.02 <= i.time < DURATION_SEC - 0.02), key=lambda i: i.time
-        )
-        if (1 <= len(impacts) <= 4) if sparse else (15 <= len(impacts) <= 30):
+        impacts = sorted((i for a in actors for i in a.impacts if -RING_SEC < i.time < DURATION_SEC), key=_time)
+        count = sum(i.time >= 0 for i in impacts)
+        if (1 <= count <= 4) if sparse else (15 <= count <= 30):
             slides = [s for a in actors for s in a.slides if s.end > 0 and s.start < DURATION_SEC]
             return things, actors, impacts, slides
 
@@ -269,19 +288,19 @@ def make_world(seed: int, split: str, level: str, index: int) -> World:
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), LEVELS.index(level), index])
     kinds = rng.choice(["dense", "sparse"], 2) if level == "none" else (level, level)
-    things, actors, impacts, slides = _scene(rng, split, kinds[0])
+    things, actors, heard, slides = _scene(rng, split, kinds[0])
     unseen: list[Impact] = []
     if level == "none":
-        others, _, unseen, unseen_slides = _scene(rng, split, kinds[1])
-        slides = unseen_slides
-        for item in itertools.chain(unseen, slides):
+        others, _, heard, slides = _scene(rng, split, kinds[1])
+        for item in itertools.chain(heard, slides):
             item.obj += len(things)
-        things += others
+        things, unseen = things + others, heard
     elif rng.uniform() < 0.2:
-        things.append(_thing(rng, split, (0.06, 0.12)))
-        time = float(rng.uniform(0.02, DURATION_SEC - 0.02))
+        things.append(_thing(rng, split, (0.06, 0.12), things))
+        time = float(rng.uniform(-RING_SEC, DURATION_SEC))
         speed = float(rng.uniform(0.4, 1.0))
-        unseen.append(Impact(time, (-1.0, 0.5), (0.0, -1.0), speed, "offscreen", len(things) - 1))
+        unseen = [Impact(time, (-1.0, 0.5), (0.0, -1.0), speed, "offscreen", len(things) - 1)]
+        heard = sorted(heard + unseen, key=_time)
     return World(
         level=level,
         things=things,
@@ -300,7 +319,7 @@ def make_world(seed: int, split: str, level: str, index: int) -> World:
             "hum_db": float(rng.uniform(-56, -44)),
             "gain": float(rng.uniform(0.25, 0.5)),
         },
-        impacts=impacts,
+        heard=heard,
         slides=slides,
         unseen=unseen,
         seed=int(rng.integers(2**31)),
@@ -309,24 +328,31 @@ def make_world(seed: int, split: str, level: str, index: int) -> World:
 
 def describe(world: World) -> dict:
     """What the sidecar tells: every event's time, place and object, and the objects. Places are shares of the frame."""
-    silent = world.level == "none"
-    events = [(i, not silent, True) for i in world.impacts] + [(i, True, False) for i in world.unseen]
+    silent, last_frame = world.level == "none", DURATION_SEC - 1 / FRAME_RATE
+    unseen, heard = {id(i) for i in world.unseen}, {id(i) for i in world.heard}
+    everything = sorted(world.seen() + world.unseen, key=_time)
+    events = [i for i in everything if 0 <= i.time < DURATION_SEC]
     return {
         "events": [
             {
-                "time_sec": round(i.time, 6),
+                "time_sec": round(float(i.time), 6),
                 "x": round(float(i.point[0]), 4),
                 "y": round(float(i.point[1]), 4),
                 "object": i.obj,
                 "kind": i.kind,
                 "speed": round(float(i.speed), 4),
-                "audible": heard,
-                "visible": seen,
+                "audible": id(i) in heard,
+                "visible": id(i) not in unseen and bool(i.time <= last_frame),
             }
-            for i, heard, seen in sorted(events, key=lambda e: e[0].time)
+            for i in events
         ],
         "slides": [
-            {"start_sec": round(s.start, 6), "end_sec": round(s.end, 6), "object": s.obj, "visible": not silent}
+            {
+                "start_sec": round(float(s.start), 6),
+                "end_sec": round(float(s.end), 6),
+                "object": s.obj,
+                "visible": not silent,
+            }
             for s in world.slides
         ],
         "objects": [asdict(thing) for thing in world.things],

@@ -19,7 +19,7 @@ AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000,
 
 
 @cache
-def _x264_params() -> str:
+def x264_params() -> str:
     """One thread, and one set of vector instructions where it is known to be there, so that the bytes repeat."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         try:
@@ -91,7 +91,7 @@ def write_mp4(
 def _write_streams(container, frames, audio, rate, sample_rate, crf, preset, audio_bit_rate) -> None:
     """Encodes both streams side by side, so that neither waits in memory for the other."""
     sound = container.add_stream("aac", rate=sample_rate, layout="mono" if audio.shape[1] == 1 else "stereo")
-    sound.bit_rate = audio_bit_rate
+    sound.bit_rate, sound.options = audio_bit_rate, {"aac_coder": "fast"}
     sound.codec_context.flags |= av.codec.context.Flags.bitexact
     picture, shape, sent, count = None, None, 0, 0
 
@@ -117,7 +117,7 @@ def _write_streams(container, frames, audio, rate, sample_rate, crf, preset, aud
             picture.codec_context.time_base = 1 / rate
             picture.codec_context.thread_count = 1
             picture.codec_context.flags |= av.codec.context.Flags.bitexact
-            picture.options = {"crf": str(crf), "preset": preset, "x264-params": _x264_params()}
+            picture.options = {"crf": str(crf), "preset": preset, "x264-params": x264_params()}
         if pixels.shape != shape or pixels.dtype != np.uint8:
             raise UserError(
                 f"Frame {count} is {pixels.dtype} {pixels.shape}, the first uint8 {shape}. Make them alike."
