@@ -32,23 +32,23 @@ class Canvas:
         self.size = frames.shape[1]
         self._flat = frames.reshape(-1, 3)
 
-    def draw(self, which: np.ndarray, centre: np.ndarray, reach: float, shade: Shade) -> None:
+    def draw(self, which: np.ndarray, centre: np.ndarray, reach: float | tuple[float, float], shade: Shade) -> None:
         """Draws in frames `which [n]` around `centre [n, 2]`.
 
-        `shade` gets the distances from the centre, `[n, p, p]` in frame widths, of all pixels that are at most `reach`
-        away in x or y, and returns the opacity and the colour there. No frame may be given twice.
+        `shade` gets the distances from the centre, `[n, q, p]` in frame widths, of all pixels that are at most `reach`
+        away in x and y, and returns the opacity and the colour there. No frame may be given twice.
         """
-        size = self.size
+        size, reach = self.size, np.broadcast_to(np.asarray(reach, np.float64), 2)
         if not np.any(np.all((centre > -reach) & (centre < 1 + reach), axis=1)):
             return
-        width = min(int(np.ceil(2 * reach * size)) + 2, size)
-        corner = np.clip(np.floor((centre - reach) * size).astype(np.int64), 0, size - width)
-        across = corner[:, :, None] + np.arange(width)  # [n, 2, p]
-        dx = ((across[:, 0] + 0.5) / size - centre[:, :1]).astype(np.float32)[:, None, :]
-        dy = ((across[:, 1] + 0.5) / size - centre[:, 1:]).astype(np.float32)[:, :, None]
+        width, height = np.minimum(np.ceil(2 * reach * size).astype(int) + 2, size)
+        corner = np.clip(np.floor((centre - reach) * size).astype(np.int64), 0, (size - width, size - height))
+        x, y = corner[:, :1] + np.arange(width), corner[:, 1:] + np.arange(height)
+        dx = ((x + 0.5) / size - centre[:, :1]).astype(np.float32)[:, None, :]
+        dy = ((y + 0.5) / size - centre[:, 1:]).astype(np.float32)[:, :, None]
         opacity, colour = shade(*np.broadcast_arrays(dx, dy))
-        index = (which[:, None, None] * size + across[:, 1][:, :, None]) * size + across[:, 0][:, None, :]
-        under = self._flat[index]
+        index = (which[:, None, None] * size + y[:, :, None]) * size + x[:, None, :]
+        under = np.take(self._flat, index, axis=0)
         self._flat[index] = under + opacity[..., None] * (colour - under)
 
 
@@ -179,7 +179,7 @@ def _draw_actor(canvas: Canvas, world: World, actor: Actor, times: np.ndarray, s
         return depth * np.clip(1.4 - 1.4 * np.sqrt((dx / spread) ** 2 + (dy / 0.014) ** 2), 0, 1), np.float32(0.02)
 
     ground = np.stack([where[:, 0], np.full(len(times), lane.floor + 0.012)], 1)
-    canvas.draw(frames, ground + shake, thing.radius * 1.8, shadow)
+    canvas.draw(frames, ground + shake, (thing.radius * 1.8, 0.03), shadow)
     if actor.tool_kind == "floor":
         for time, x in actor.kicks:
             past = times - time
@@ -204,7 +204,7 @@ def _draw_actor(canvas: Canvas, world: World, actor: Actor, times: np.ndarray, s
         canvas.draw(
             frames,
             for_rod + shake,
-            float(half.max()) + 0.02,
+            (rod + 0.02, float(half.max()) + 0.02),
             lambda dx, dy: (0.9 * _edge(_box(dx, dy, rod, half), size), tint * 0.6),
         )
         canvas.draw(

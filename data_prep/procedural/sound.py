@@ -72,8 +72,9 @@ def friction(slide: Slide, thing: Thing, rng: np.random.Generator) -> np.ndarray
     count = max(to_samples(slide.end) - to_samples(slide.start), 2)
     speed = np.linspace(slide.speed, slide.last, count)
     centre = float(np.clip(thing.pitch_hz * 1.5, 300, 2500))
-    dark = _coloured(rng, max(count, 512), 1.0, centre / 4, centre)[:count]
-    bright = _coloured(rng, max(count, 512), 1.0, centre, min(centre * 4, 7800))[:count]
+    length = 1 << max(count - 1, 511).bit_length()
+    dark = _coloured(rng, length, 1.0, centre / 4, centre)[:count]
+    bright = _coloured(rng, length, 1.0, centre, min(centre * 4, 7800))[:count]
     fade = np.minimum(1, np.minimum(np.arange(count), np.arange(count)[::-1]) / 160)
     return SLIDE_LEVEL * speed * fade * (dark * 0.7 + bright * np.minimum(speed, 1))
 
