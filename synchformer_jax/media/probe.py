@@ -22,6 +22,11 @@ class MediaError(UserError):
     def __init__(self, name: str, reason: str, fix: str):
         super().__init__(f"{name}: {reason}. {fix}")
         self.reason = reason
+        self._parts = (name, reason, fix)
+
+    def __reduce__(self):
+        """Errors travel between processes by their arguments."""
+        return type(self), self._parts
 
 
 @dataclasses.dataclass(frozen=True)
