@@ -304,7 +304,8 @@ def _table(model: nnx.Module, problems: list[tuple]) -> str:
     )
     shown = [("", "key", "wanted", "found"), *((a, b, str(c), str(d)) for a, b, c, d in problems[:TABLE_ROWS])]
     widths = [max(len(row[i]) for row in shown) for i in range(4)]
-    rows = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in shown]
+    aligned = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in shown]
+    rows = [("  " + "  ".join(row)).rstrip() for row in aligned]
     more = len(problems) - TABLE_ROWS
     rows += [f"  and {more} more"] if more > 0 else []
     hint = "Check that the file is of this model and that model.* has the sizes that it was trained with."

@@ -3,6 +3,7 @@
 from synchformer_jax.models.ast import AST
 from synchformer_jax.models.avclip import SegmentAVCLIP
 from synchformer_jax.models.config import SIZES, model_config
+from synchformer_jax.models.flops import flops
 from synchformer_jax.models.motionformer import Motionformer
 from synchformer_jax.models.synchformer import SyncHead, Synchformer, Synchronizability
 
@@ -14,5 +15,6 @@ __all__ = [
     "SyncHead",
     "Synchformer",
     "Synchronizability",
+    "flops",
     "model_config",
 ]

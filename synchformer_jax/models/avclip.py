@@ -42,7 +42,7 @@ class SegmentAVCLIP(nnx.Module):
     def temperature(self) -> Float[Array, ""]:
         """The divisor of similarities, clamped; the gradient passes the clamp, so that it can leave a bound again."""
         raw = self.logit_scale[...]
-        return raw + jax.lax.stop_gradient(jnp.clip(raw, *self.limits) - raw)
+        return jnp.clip(jax.lax.stop_gradient(raw), *self.limits) + (raw - jax.lax.stop_gradient(raw))
 
 
 def normalise(tokens: Float[Array, "B S t D"]) -> Float[Array, "B S D"]:
