@@ -25,7 +25,7 @@ def get_config(stage: str = "segment_avclip") -> ConfigDict:
             "position_init": "sinusoidal",
         }
     )
-    model.audio.update({"width": 128, "depth": 3, "heads": 4})
+    model.audio.update({"width": 128, "depth": 3, "heads": 4, "stride": 16})
     # The lag profile ends the plateau at ln 21 within about a hundred steps.
     model.head.update({"width": 128, "depth": 2, "heads": 4, "dropout": 0.0, "lag_profile": True})
     model.compute.dtype = "float32"
@@ -38,10 +38,10 @@ def get_config(stage: str = "segment_avclip") -> ConfigDict:
         # Trained patches and temperature let the small model fall back to embeddings that are all alike.
         config.freeze = ("visual.patch", "logit_scale")
         config.optimizer.learning_rate = 1e-3
-        config.train.update({"steps": 600, "eval_every": -1, "eval_batches": 8, "checkpoint_every": 200})
+        config.train.update({"steps": 450, "eval_every": -1, "eval_batches": 8, "checkpoint_every": 150})
     else:
         config.data.batch_size = 32
         config.freeze = ("visual", "audio")
         config.optimizer.learning_rate = 2e-3
-        config.train.update({"steps": 500, "eval_every": 100, "eval_batches": 4, "checkpoint_every": 100})
+        config.train.update({"steps": 300, "eval_every": 100, "eval_batches": 4, "checkpoint_every": 100})
     return config

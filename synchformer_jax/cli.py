@@ -13,6 +13,7 @@ from rich.text import Text
 
 from synchformer_jax import __version__
 from synchformer_jax.errors import UserError
+from synchformer_jax.files import atomic_path
 
 app = typer.Typer(
     help="Synchformer: by how much is the sound of a video off its picture?",
@@ -34,6 +35,7 @@ def predict(
         float | None, typer.Option(help="Where the 5 s crop starts in the file; the middle if left out.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.", show_default=False)] = None,
 ) -> None:
     """Predict the offset between sound and picture of a video."""
     if not video.is_file():
@@ -44,6 +46,9 @@ def predict(
     quiet = as_json or not console.is_terminal
     with contextlib.nullcontext() if quiet else console.status("Loading the model"):
         prediction = load(checkpoint).predict(video, offset_sec, start_sec)
+    if out:
+        with atomic_path(out) as path:
+            path.write_text(json.dumps(prediction.to_json()))
     if as_json:
         typer.echo(json.dumps(prediction.to_json()))
         return

@@ -1,6 +1,5 @@
 """`python -m synchformer_jax.train --config configs/X.py [--config.field=value] --workdir DIR`."""
 
-import difflib
 import os
 import sys
 
@@ -20,6 +19,9 @@ DISTRIBUTED = flags.DEFINE_bool(
 )
 
 
+_KEPT = "Configuration is not available because of an earlier failure to load: Failed loading config file"
+
+
 def main(arguments: list[str]) -> None:
     """Runs the training that the flags describe."""
     if len(arguments) > 1:
@@ -27,11 +29,11 @@ def main(arguments: list[str]) -> None:
     config = CONFIG.value
     if config is None:
         raise UserError("There is no --config. Give one of the files in configs/, such as --config configs/sync.py.")
-    if not hasattr(config, "stage"):
-        raise UserError(
-            f"The config {CONFIG.name} cannot be read: {_reason(config)}. "
-            "Give --config the path of a file like those in configs/."
-        )
+    try:
+        config.stage  # noqa: B018 config_flags keeps a file's failure until someone looks
+    except (OSError, AttributeError) as error:
+        reason = " ".join(str(error).split()).removeprefix(_KEPT).strip(": ")
+        raise UserError(f"The config cannot be read: {reason}. Give a file like those in configs/.") from error
     if not WORKDIR.value:
         raise UserError("There is no --workdir. Give a folder for checkpoints and metrics.")
     if DISTRIBUTED.value:
@@ -45,15 +47,6 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(stop.code) from None
 
 
-def _reason(broken: object) -> str:
-    """What config_flags hides in the object that it gives for a file that it cannot load."""
-    try:
-        broken.stage  # noqa: B018
-    except Exception as error:
-        return str(error).strip().splitlines()[0]
-    return "unknown"
-
-
 def _parse(arguments: list[str]) -> list[str]:
     """Flags, with every mistake in them told as an error for people."""
     try:
@@ -65,25 +58,19 @@ def _parse(arguments: list[str]) -> list[str]:
             f"{error}. Put --config FILE before its fields, and give values of the field's kind."
         ) from error
     except (AttributeError, KeyError) as error:
-        raise UserError(_unknown_field(arguments)) from error
+        raise UserError(_unknown_field(arguments, error)) from error
 
 
-def _unknown_field(arguments: list[str]) -> str:
-    config = flags.FLAGS["config"].value
-    for argument in arguments:
-        if not argument.lstrip("-").startswith("config."):
-            continue
-        path = argument.lstrip("-").partition("=")[0].split(".")[1:]
-        inner, names = config, []
-        for depth, name in enumerate(path):
-            names = list(inner.keys()) if hasattr(inner, "keys") else []
-            if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
-                place = ".".join(["config", *path[:depth]])
-                hint = f"Did you mean {place}.{near[0]}?" if near else f"{place} has: {', '.join(names)}."
-                return f"The config has no field config.{'.'.join(path)}. {hint}"
-            inner = inner[name]
-    return "The config has no such field. See the file that --config names for its fields."
+def _unknown_field(arguments: list[str], error: Exception) -> str:
+    """`error` is config_flags' own, whose text begins with the quoted name of the part that is not there."""
+    text = error
+    while isinstance(text, Exception):
+        text = text.args[0] if text.args else ""
+    name, _, hint = str(text).partition("\n")
+    name = name.strip("\"'")
+    given = [word.lstrip("-").partition("=")[0] for word in arguments if word.lstrip("-").startswith("config.")]
+    field = next((path for path in given if name in path.split(".")), f"config.{name}")
+    return f"The config has no field {field}. {hint or 'See the file that --config names for its fields.'}"
 
 
 @exit_on_user_error()

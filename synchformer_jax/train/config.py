@@ -191,6 +191,8 @@ def _validate_paths(config: ConfigDict) -> None:
             "Stage synchronizability fine-tunes a sync model. Give --config.init.sync=DIR, the --workdir of a "
             "sync run, or --config.init.published=FILE."
         )
+    if init.published and not Path(init.published).is_file():
+        raise UserError(f"config.init.published: there is no file {init.published}. Give a published checkpoint.")
     features = config.data.visual_features
     if features and config.stage != "sync":
         raise UserError(f"config.data.visual_features serves stage sync only, not {config.stage}. Leave it out.")

@@ -67,6 +67,9 @@ class Training:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir, self.main = config, workdir, jax.process_index() == 0
+        self.batches = pipeline.batches(config, "train", train=True)
+        if config.train.eval_every:
+            pipeline.batches(config, "valid", train=False)  # says now what is wrong with the held-out clips
         self.checkpoints = checkpoint.Checkpoints(workdir, config)
         self.mesh = meshes.make_mesh(config)
         self.progress = Progress()
@@ -81,10 +84,10 @@ class Training:
             self.progress = Progress(**progress)
         self.step = latest or 0
         initial.check_features(config, {**self.frozen, **self.state.params})
-        self.batches = pipeline.batches(config, "train", train=True)
         if latest is not None:
             self.batches.set_state(self.progress.iterator)
         self.train_step, self.eval_step = steps.make_train_step(self.setup), steps.make_eval_step(self.setup)
+        self.clip_flops = steps.flops_per_clip(config, self.setup.trained)
         self.writer = self.watcher = None
         if self.main:
             with atomic_path(workdir / "config.json") as path:
@@ -180,6 +183,7 @@ class Training:
     def report(self, window: "Window") -> None:
         """Means since the last report, on disk and before the eyes."""
         values = window.means(self.config.data.batch_size)
+        values["model_tflops_per_sec"] = values["clips_per_sec"] * self.clip_flops / 1e12
         self.writer.write(self.step, "train", values)
         shown = ("loss", "accuracy", "grad_norm", "clips_per_sec")
         self.watcher.line(self.step, {name: values[name] for name in shown if name in values})

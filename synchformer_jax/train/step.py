@@ -12,6 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from synchformer_jax import clock
+from synchformer_jax.models.flops import flops
 from synchformer_jax.objectives import contrastive, offset
 from synchformer_jax.ops import augment
 from synchformer_jax.ops.log_mel import log_mel
@@ -105,6 +106,21 @@ def loss_and_metrics(
     logits = classify(config, model, batch, key, run.trained)
     target = batch["target"]
     return offset.cross_entropy(logits, target), {"accuracy": offset.accuracy(logits, target)}
+
+
+def flops_per_clip(config: ConfigDict, trained: tuple[str, ...]) -> float:
+    """Floating point operations of one training step for one clip, as `models.flops` counts them.
+
+    The backward pass counts twice the forward; a frozen extractor has none, a cached one costs nothing.
+    """
+    cost = flops(config.model)
+
+    def times(part: str) -> int:
+        return 3 if any(states.has_prefix(name, (part,)) for name in trained) else 1
+
+    picture = 0 if config.data.visual_features else times("visual") * cost["visual_segment"]
+    head = 0 if config.stage == "segment_avclip" else times("head") * cost["head"]
+    return config.model.segments * (picture + times("audio") * cost["audio_segment"]) + head
 
 
 def make_train_step(run: Run) -> Callable[[TrainState, Arrays, Batch], tuple[TrainState, dict[str, jax.Array]]]:

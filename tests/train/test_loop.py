@@ -34,13 +34,12 @@ def straight(config, place):
     return place / "straight", loop.fit(config, place / "straight")
 
 
+SPEEDS = ("clips_per_sec", "data_wait", "model_tflops_per_sec")
+
+
 def lines(workdir, split):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in row.items() if k not in ("clips_per_sec", "data_wait")}
-        for row in rows
-        if row["split"] == split
-    ]
+    return [{k: v for k, v in row.items() if k not in SPEEDS} for row in rows if row["split"] == split]
 
 
 def assert_same_run(workdir, other):
