@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from synchformer_jax import clock
@@ -115,6 +115,7 @@ def _write_split(config: ConfigDict, split: str, data: str, out: Path, source: s
 
 def main(arguments: list[str]) -> None:
     """Runs what the flags describe."""
+    logging.set_verbosity(logging.ERROR)  # Orbax tells at length what it does
     for flag in (WORKDIR, DATA, OUT):
         if not flag.value:
             raise UserError(f"There is no --{flag.name}. Give --workdir RUN --data DIR --out DIR.")
