@@ -53,7 +53,7 @@ endif
 	$(PY) -m synchformer_jax.eval.report --run $(RUN)
 
 control: $(VENV)/.ready
-	$(PY) -m synchformer_jax.train.cache --workdir $(RUN)/stage1 --random-extractors --data $(RECORDS) \
+	$(PY) -m synchformer_jax.train.cache --workdir $(RUN)/stage1 --random_extractors --data $(RECORDS) \
 	  --splits train,valid --out $(RUN)/control/features
 	$(PY) -m synchformer_jax.train --config $(CONFIG):sync --config.seed=$(SEED) --config.init.random_extractors=True \
 	  --config.data.train=$(RECORDS) --config.data.valid=$(RECORDS) --config.data.visual_features=$(RUN)/control/features \
