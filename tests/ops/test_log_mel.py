@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from synchformer_jax.ops.log_mel import EPS, MEAN, STD, log_mel, mel_filters
+from synchformer_jax.ops.log_mel import EPS, MEAN, STD, log_mel, mel_filters, segment_log_mel
+from synchformer_jax.ops.segments import segment_audio
 from tests.parity import figures, normal
 
 
@@ -57,6 +58,15 @@ def test_right_side_is_padded_or_cut():
     np.testing.assert_allclose(longer[..., :21], full, rtol=1e-6)
     np.testing.assert_allclose(longer[..., 21:], -MEAN / (2 * STD), rtol=1e-6)
     np.testing.assert_allclose(log_mel(wave, frames=10), full[..., :10], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "num", "step"), [(None, 14, 8), (3, 5, 4), (0, 3, 11), (1, 4, 16), (2, 1, 8)])
+def test_segments_share_work_without_a_difference(start, num, step):
+    wave = np.random.default_rng(0).normal(size=(2, 79_000)).astype(np.float32)
+    apart = jax.jit(lambda x: log_mel(segment_audio(x, start, num, step)))(wave)
+    together = jax.jit(lambda x: segment_log_mel(x, start, num, step))(wave)
+    assert together.shape == (2, num, 128, 66)
+    np.testing.assert_allclose(together, apart, atol=1e-4)
 
 
 def test_too_short():
