@@ -4,6 +4,7 @@
 name and goes away at the next start. Kept are the last few and the best.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,9 +190,10 @@ def load_arrays(workdir: str | Path, step: int | None = None) -> tuple[dict[str,
     step = choose_step(workdir, step)
     config = saved_config(workdir, step)
     path = Path(workdir).absolute() / "checkpoints" / str(step) / "state"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        shapes = checkpointer.metadata(path).item_metadata.tree["model"]
-        restored = checkpointer.restore(
+    # The handler itself, since a checkpointer around it warns of metadata that a manager keeps one level up.
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        shapes = handler.metadata(path).tree["model"]
+        restored = handler.restore(
             path,
             args=ocp.args.PyTreeRestore(
                 item={"model": dict.fromkeys(shapes, 0)},
