@@ -21,6 +21,7 @@ def record(index: int, **more) -> bytes:
         "height": 64,
         "width": 64,
         "level": "sparse" if index % 2 else "dense",
+        "label": "dog barking",
     }
     return records.encode_example(fields | more)
 
@@ -156,7 +157,12 @@ def test_tfds_opens_the_folder(tmp_path):
         str(path) for path in records.Shards(version, "train").paths
     ]
     parsed = builder.info.features.deserialize_example_np(record(3))
-    assert parsed["num_samples"] == 160_000 and parsed["level"] == b"sparse" and parsed["video"] == b"\x03" * 6000
+    assert (
+        parsed["num_samples"] == 160_000
+        and parsed["level"] == b"sparse"
+        and parsed["label"] == b"dog barking"
+        and parsed["video"] == b"\x03" * 6000
+    )
     assert "tensorflow" not in sys.modules
 
 
