@@ -7,7 +7,7 @@ summed over time (what a still picture would meet).
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from absl import logging
@@ -73,13 +73,16 @@ class Rule:
         return ours.reshape(shape)
 
 
-def to_state(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> nnx.State:
+def to_state(
+    model: nnx.Module, arrays: Mapping[str, np.ndarray], warn: Callable[[str], None] = logging.warning
+) -> nnx.State:
     """Published weights as the state of our model; `nnx.update(model, state)` or `nnx.merge(graph, state)` puts it in.
 
     Args:
         model: a Synchformer, Synchronizability, SegmentAVCLIP, Motionformer, AST or SyncHead, which may be abstract
             (`nnx.eval_shape`).
         arrays: by published name, with or without a leading "module.".
+        warn: is told of positions that are cut.
 
     Raises:
         UserError: with a table of the keys that are missing, unexpected or of another shape.
@@ -99,7 +102,7 @@ def to_state(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> nnx.State:
         if rule.name not in names:
             problems.append(("missing", rule.name, expected, ""))
             continue
-        array = trim(rule.name, np.asarray(arrays[names[rule.name]]), expected)
+        array = trim(rule.name, np.asarray(arrays[names[rule.name]]), expected, warn)
         if array.shape != expected:
             problems.append(("misshapen", rule.name, expected, array.shape))
             continue
@@ -186,12 +189,12 @@ def _stand_in(array: np.ndarray, axis: int) -> np.ndarray:
     return array.sum(axis=axis) if axis >= 0 else array[:, : 1 - axis]
 
 
-def trim(name: str, array: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
-    """A position table cut to the expected rows where the published code cuts it, with a warning."""
+def trim(name: str, array: np.ndarray, expected: tuple[int, ...], warn: Callable[[str], None]) -> np.ndarray:
+    """A position table cut to the expected rows where the published code cuts it, and a word of it."""
     fits = array.ndim == 3 and len(expected) == 3 and array.shape[1] > expected[1] and array.shape[2] == expected[2]
     if not (name.endswith(TRIMMED) and fits):
         return array
-    logging.warning("%s has %d positions; the first %d are taken.", name, array.shape[1], expected[1])
+    warn(f"{name} has {array.shape[1]:,} positions; the first {expected[1]} are taken.")
     return array[:, : expected[1]]
 
 

@@ -7,8 +7,18 @@ from synchformer_jax.models.flops import flops
 from synchformer_jax.models.motionformer import Motionformer
 from synchformer_jax.models.synchformer import SyncHead, Synchformer, Synchronizability
 
+# By what a config calls `stage`. The last two are no stages of training, but weights of them are published.
+MODELS = {
+    "segment_avclip": SegmentAVCLIP,
+    "sync": Synchformer,
+    "synchronizability": Synchronizability,
+    "motionformer": Motionformer,
+    "ast": AST,
+}
+
 __all__ = [
     "AST",
+    "MODELS",
     "SIZES",
     "Motionformer",
     "SegmentAVCLIP",

@@ -204,6 +204,27 @@ def load_arrays(workdir: str | Path, step: int | None = None) -> tuple[dict[str,
     return restored["model"], config, step
 
 
+def save_arrays(workdir: str | Path, arrays: Arrays, config: ConfigDict) -> None:
+    """Writes parameters by name as step 0 of a run of this config, for `load_arrays` and all that go by it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(workdir).absolute()
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave({"model": arrays}),
+        config=ocp.args.JsonSave(configs.to_dict(config)),
+        progress=ocp.args.JsonSave({}),
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(configs.to_dict(config), indent=1))
+        with ocp.CheckpointManager(folder / "checkpoints") as manager:
+            manager.save(0, args=items, force=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
 def load_model(workdir: str | Path, step: int | None = None) -> tuple[nnx.Module, ConfigDict]:
     """The model of a run and its config.
 

@@ -24,11 +24,6 @@ from synchformer_jax.train import mesh as meshes
 from synchformer_jax.train import optimizer as optimizers
 
 Arrays = dict[str, jax.Array]
-MODELS = {
-    "segment_avclip": models.SegmentAVCLIP,
-    "sync": models.Synchformer,
-    "synchronizability": models.Synchronizability,
-}
 
 
 class TrainState(NamedTuple):
@@ -87,7 +82,7 @@ def make_model(config: ConfigDict, *, seed: int | None = None) -> nnx.Module:
         seed: in place of the config's.
     """
     seed = config.seed if seed is None else seed
-    model = MODELS[config.stage](config.model, nnx.Rngs(seed))
+    model = models.MODELS[config.stage](config.model, nnx.Rngs(seed))
     if config.stage == "sync" and config.init.random_extractors:
         extractors = models.SegmentAVCLIP(config.model, nnx.Rngs(seed))
         blueprint, arrays = take_apart(model)
@@ -97,7 +92,7 @@ def make_model(config: ConfigDict, *, seed: int | None = None) -> nnx.Module:
 
 def hollow_model(config: ConfigDict) -> Blueprint:
     """The blueprint of the config's stage without computing any parameter."""
-    return take_apart(nnx.eval_shape(lambda: MODELS[config.stage](config.model, nnx.Rngs(0))))[0]
+    return take_apart(nnx.eval_shape(lambda: models.MODELS[config.stage](config.model, nnx.Rngs(0))))[0]
 
 
 def take_over(arrays: Arrays, source: Mapping[str, Any], origin: str, prefixes: Sequence[str]) -> Arrays:
