@@ -3,6 +3,14 @@
 Give the data set: --config.data.train=DIR --config.data.valid=DIR. The published run took 16 GPUs with 2 clips each;
 here the whole batch may lie on one device, and negatives still come from groups of 2 clips. Of the published sound
 effects, reverberation and pitch shift are not made (synchformer_jax/ops/augment.py).
+
+The published run starts from two trained extractors; give their files, without which both start from fresh weights:
+
+    --config.init.motionformer=ssv2_divided_224_16x4.pyth    Motionformer on Something-Something v2, divided attention
+    --config.init.ast=model.safetensors                      MIT/ast-finetuned-audioset-10-10-0.4593 of Hugging Face
+
+With ssv2_joint_224_16x4.pyth also give --config.model.visual.attention=joint and --config.model.visual.position=joint;
+with ssv2_motionformer_224_16x4.pyth, --config.model.visual.attention=trajectory.
 """
 
 from ml_collections import ConfigDict

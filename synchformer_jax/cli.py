@@ -1,4 +1,4 @@
-"""What a person types: `synchformer predict`, `synchformer info`, `synchformer version`."""
+"""What a person types: `synchformer predict`, `convert`, `info`, `version`."""
 
 import contextlib
 import json
@@ -21,7 +21,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Checkpoint = Annotated[Path, typer.Argument(help="Folder of a run (its --workdir).", show_default=False)]
+Checkpoint = Annotated[
+    Path, typer.Argument(help="Folder of a run (its --workdir), or a file of weights.", show_default=False)
+]
 
 
 @app.command()
@@ -88,38 +90,119 @@ def chart(grid, probabilities, width: int = 40) -> Table:
 
 
 @app.command()
-def info(checkpoint: Checkpoint) -> None:
-    """Tell what a checkpoint holds: stage, model, training."""
-    from synchformer_jax.eval.run import parameter_count, read_config, read_metrics
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a run, or a file: a published checkpoint of sync, synchronizability, segment AVCLIP, "
+            "Motionformer or AST (.pt, .pth, .pyth, .bin, .safetensors, .npz).",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="NAME.safetensors, .npz, .pth (a state_dict), .pt (a checkpoint) under the published names; "
+            "NAME.jaxexport, a compiled model for inference; any other NAME, a folder like a run's.",
+            show_default=False,
+        ),
+    ],
+    step: Annotated[int | None, typer.Option(help="Step of a run; the best if left out.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Read weights of any kind and write them as another. Nothing that a file has pickled is ever run."""
+    from synchformer_jax.weights import open_weights, require_free, save_weights
 
+    console = Console()
+    require_free(target, force=force)
+    with console.status(f"Reading {source}") if console.is_terminal else contextlib.nullcontext():
+        weights = open_weights(source, step=step)
+    with console.status(f"Writing {target}") if console.is_terminal else contextlib.nullcontext():
+        save_weights(weights, target, force=force)
+    table = _table([("read", weights.origin), *_model_rows(weights.config.to_dict()), ("written", _size(target))])
+    console.print(table, highlight=False)
+    for note in weights.notes:
+        console.print(Text(note, "yellow"), highlight=False)
+
+
+def _size(path: Path) -> str:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return f"{path}, {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
+
+
+@app.command()
+def info(checkpoint: Checkpoint) -> None:
+    """Tell what a checkpoint or a file of weights holds: stage, model, training."""
+    from synchformer_jax.eval.run import read_config, read_metrics
+
+    if checkpoint.is_file():
+        from synchformer_jax.weights import open_weights
+
+        weights = open_weights(checkpoint)
+        notes = [("", note) for note in weights.notes]
+        Console().print(_table([*_model_rows(weights.config.to_dict()), *notes]), highlight=False)
+        return
     config = read_config(checkpoint)
     steps = sorted(int(path.name) for path in (checkpoint / "checkpoints").glob("*") if path.name.isdigit())
     if not steps:
         raise UserError(f"{checkpoint} holds no checkpoint yet. Train first, or give another folder.")
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column()
-    visual, audio = config["model"]["visual"], config["model"]["audio"]
-    for name, value in [
-        ("stage", config["stage"]),
-        ("checkpoints", ", ".join(str(step) for step in steps) + f" of {config['train']['steps']} steps"),
-        ("parameters", f"{parameter_count(config):,}"),
-        ("picture", f"{visual['frames']} frames of {visual['image_size']} px a segment, {_extractor(visual)}"),
-        ("sound", f"{audio['mel_bins']} mel bins x {audio['frames']} a segment, {_extractor(audio)}"),
-        ("segments", str(config["model"]["segments"])),
-        ("trained on", config["data"]["train"]),
-        ("clips a step", str(config["data"]["batch_size"])),
-        ("seed", str(config["seed"])),
-    ]:
-        table.add_row(name, value)
+    rows = _model_rows(config)
+    rows.insert(1, ("checkpoints", ", ".join(map(str, steps))))
+    if config["data"]["train"]:  # trained here, not converted
+        rows[1] = ("checkpoints", f"{rows[1][1]} of {config['train']['steps']} steps")
+        rows += [("trained on", config["data"]["train"]), ("clips a step", str(config["data"]["batch_size"]))]
+        rows += [("seed", str(config["seed"]))]
     last = next((line for line in reversed(read_metrics(checkpoint)) if line.get("split") == "valid"), None)
     if last:
         numbers = ", ".join(f"{k} {v:.4g}" for k, v in last.items() if isinstance(v, float) and math.isfinite(v))
-        table.add_row("validation", f"step {last['step']}: {numbers}")
-    Console().print(table, highlight=False)
+        rows.append(("validation", f"step {last['step']}: {numbers}"))
+    Console().print(_table(rows), highlight=False)
 
 
-def _extractor(part: dict) -> str:
+def _table(rows: list[tuple[str, str]]) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
+
+
+def _model_rows(config: dict) -> list[tuple[str, str]]:
+    """What a person wants to know of a model, from the configuration of its run."""
+    from synchformer_jax.eval.run import parameter_count
+
+    stage, model = config["stage"], config["model"]
+    visual, audio, head = model["visual"], model["audio"], model["head"]
+    rows = [("stage", stage), ("parameters", f"{parameter_count(config):,}{_by_published_keys(config)}")]
+    if stage != "ast":
+        picture = f"{visual['frames']} frames of {visual['image_size']} px a segment, {_size_of(visual)}"
+        rows.append(("picture", f"{picture}, {visual['attention']} attention"))
+    if stage != "motionformer":
+        rows.append(("sound", f"{audio['mel_bins']} mel bins x {audio['frames']} a segment, {_size_of(audio)}"))
+    if stage in ("sync", "synchronizability"):
+        rows.append(("head", f"{head['classes']} classes, {_size_of(head)}"))
+    if stage not in ("ast", "motionformer"):
+        rows.append(("segments", str(model["segments"])))
+    return rows
+
+
+def _by_published_keys(config: dict) -> str:
+    """How many the published model has, if it is another number: it holds an embedding that is never read."""
+    from flax import nnx
+
+    from synchformer_jax.convert import published
+    from synchformer_jax.models import MODELS
+    from synchformer_jax.train.config import from_dict
+
+    try:
+        model = nnx.eval_shape(lambda: MODELS[config["stage"]](from_dict(config).model, nnx.Rngs(0)))
+        return f" ({published.count(model):,} by the published keys)"
+    except UserError:  # the model has parts of our own
+        return ""
+
+
+def _size_of(part: dict) -> str:
     return f"width {part['width']}, depth {part['depth']}, {part['heads']} heads"
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import os
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -23,6 +22,7 @@ from synchformer_jax.train.config import base_config
 from synchformer_jax.train.state import hollow_model, take_over
 
 EXPORTED = ".jaxexport"  # a compiled model for inference (convert.export); its weights do not come out again
+READ_ONLY = (".pyth", ".bin", ".ckpt", ".pkl", ".h5", ".onnx")  # not taken for the name of a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +88,7 @@ def save_weights(weights: Weights, path: str | os.PathLike, *, force: bool = Fal
         UserError: it is there already, cannot be written, or the published format has no place for the model.
     """
     path = Path(path)
-    there = any(path.iterdir()) if path.is_dir() else path.exists()
-    if there and (path.is_dir() or not force):
-        fix = "Give a new one." if path.is_dir() else "Give another name, or --force to replace it."
-        raise UserError(f"{path} is there already. {fix}")
+    require_free(path, force=force)
     if path.suffix == EXPORTED:
         from synchformer_jax.convert.export import export_model
 
@@ -100,13 +97,21 @@ def save_weights(weights: Weights, path: str | os.PathLike, *, force: bool = Fal
     with atomic_path(path) as temporary:
         if path.suffix in files.WRITERS:
             files.write(temporary, weights.config.stage, weights.model(), weights.config.model)
-        elif path.suffix and not path.is_dir():
-            known = ", ".join((*files.WRITERS, EXPORTED))
-            raise UserError(f"{path}: {path.suffix} is no format for weights. End the name in {known}, or in none.")
         else:
             checkpoint.save_arrays(temporary, weights.arrays, weights.config)
 
 
-def count(weights: Weights) -> int:
-    """The number of parameters."""
-    return sum(int(np.size(array)) for array in weights.arrays.values())
+def require_free(path: Path, *, force: bool = False) -> None:
+    """Checks that weights may be written under a name, before anything is read.
+
+    Raises:
+        UserError: something is there that `force` does not replace, or the name's ending is of a format that is read
+            only.
+    """
+    there = any(path.iterdir()) if path.is_dir() else path.exists()
+    if there and (path.is_dir() or not force):
+        fix = "Give a new one." if path.is_dir() else "Give another name, or --force to replace it."
+        raise UserError(f"{path} is there already. {fix}")
+    if path.suffix in READ_ONLY:
+        known = ", ".join((*files.WRITERS, EXPORTED))
+        raise UserError(f"{path}: {path.suffix} is not written. End the name in {known}, or in none for a folder.")

@@ -144,6 +144,15 @@ def shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def count(model: nnx.Module) -> int:
+    """The number of parameters by the published keys; the unread ones count too.
+
+    Raises:
+        UserError: the model has parts that the published one has not.
+    """
+    return sum(math.prod(shape) for shape in shapes(model).values())
+
+
 def rules_of(model: nnx.Module) -> list[Rule]:
     """All rules of a model.
 

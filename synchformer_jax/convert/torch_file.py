@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[Any, str]:
         if start[:4] == b"PK\x03\x04":
             return _read_archive(path)
         if start[257:262] == b"ustar":
-            raise Refused("the format of PyTorch before 0.2, which is no more read")
+            raise UserError(f"{path} has the format of PyTorch 0.1. Load it with PyTorch and save its arrays again.")
         file.seek(0)
         return _read_streams(path, file), ""
 
@@ -120,7 +120,7 @@ def _read_archive(path: Path) -> tuple[Any, str]:
     with zipfile.ZipFile(path) as archive:
         records = _records(path, archive)
         if "constants.pkl" in records:
-            raise Refused("a compiled TorchScript model")
+            raise UserError(f"{path} is a compiled TorchScript model. Give a checkpoint or a state_dict.")
         swapped = "byteorder" in records and archive.read(records["byteorder"]) == b"big"
         storages: dict[str, Storage] = {}
 
@@ -186,7 +186,7 @@ def _read_streams(path: Path, file: BinaryIO) -> Any:
 
     def persistent(given: Any) -> Storage:
         if given[0] == "module":
-            raise Refused("a whole module with its code; its state_dict is wanted")
+            raise UserError(f"{path} holds a whole module with its code. Save the module's state_dict.")
         kind, dtype, key, _, count, *view = given
         if kind != "storage" or not isinstance(key, str) or not isinstance(dtype, np.dtype) or not _whole(count):
             raise Refused(f"something outside of its pickle that is no storage ({type(dtype).__name__})")
@@ -200,7 +200,7 @@ def _read_streams(path: Path, file: BinaryIO) -> Any:
 
     plain = _reader(path, None, False)
     if plain.read(file) != MAGIC:
-        raise Refused("another format than PyTorch's: it is a pickle of something else")
+        raise UserError(f"{path} is a pickle, but not of PyTorch's. Give a file that torch.save has written.")
     if plain.read(file) != PROTOCOL:
         raise ValueError("an unknown version of PyTorch's format")
     swapped = not plain.read(file)["little_endian"]

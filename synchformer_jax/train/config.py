@@ -60,8 +60,15 @@ def base_config(stage: str, size: str = "B") -> ConfigDict:
             },
             # 0 clips: the whole batch is one group. chunk: rows of the similarities at once, 0 for all.
             "contrastive": {"group_clips": 2, "chunk": 0},
-            # Work folders of earlier runs, or published checkpoints.
-            "init": {"avclip": "", "sync": "", "published": "", "random_extractors": False},
+            # Work folders of earlier runs (avclip, sync), or files of weights (the others).
+            "init": {
+                "motionformer": "",
+                "ast": "",
+                "published": "",
+                "avclip": "",
+                "sync": "",
+                "random_extractors": False,
+            },
             "freeze": (),  # prefixes of parameter names
             "optimizer": {
                 "name": "adamw",
@@ -191,8 +198,9 @@ def _validate_paths(config: ConfigDict) -> None:
             "Stage synchronizability fine-tunes a sync model. Give --config.init.sync=DIR, the --workdir of a "
             "sync run, or --config.init.published=FILE."
         )
-    if init.published and not Path(init.published).is_file():
-        raise UserError(f"config.init.published: there is no file {init.published}. Give a published checkpoint.")
+    for name in ("published", "motionformer", "ast"):
+        if init[name] and not Path(init[name]).is_file():
+            raise UserError(f"config.init.{name}: there is no file {init[name]}. Give a published checkpoint.")
     features = config.data.visual_features
     if features and config.stage != "sync":
         raise UserError(f"config.data.visual_features serves stage sync only, not {config.stage}. Leave it out.")

@@ -1,36 +1,42 @@
 """The parameters a run starts from: fresh ones, and what earlier runs or published checkpoints give."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
-from flax import nnx
+from absl import logging
 from ml_collections import ConfigDict
 
-from synchformer_jax.convert import published
+from synchformer_jax.convert import files
+from synchformer_jax.convert.files import Read
 from synchformer_jax.data import features
 from synchformer_jax.errors import UserError
 from synchformer_jax.train import checkpoint
 from synchformer_jax.train import state as states
 from synchformer_jax.train.state import Arrays, Blueprint
 
+EXTRACTORS = {"motionformer": "visual", "ast": "audio"}  # fields of config.init, and the part that they give
+
 
 def make_initial(config: ConfigDict) -> tuple[Blueprint, Arrays]:
     """The model of a config before its first step.
 
+    `init.motionformer` and `init.ast` are files that give one extractor each, without the part that sums its tokens up.
     `init.avclip` gives both extractors; `init.sync` gives extractors and head, except where the shapes must differ: the
     classes and, with fewer segments, the positions of a synchronizability head. `init.published` is a file of either
-    kind in the published names, and gives what that kind gives.
+    kind in the published names, and gives what that kind gives. Later ones of this list win.
 
     Raises:
         UserError: an earlier run or a file is missing or has another model.
     """
     blueprint, arrays = states.take_apart(states.make_model(config))
     init = config.init
+    for stage, part in EXTRACTORS.items():
+        if init[stage]:
+            arrays = _extractor(config, arrays, stage, part)
     if init.published:
-        arrays = _overlay(arrays, *_published(config))
+        weights = _read(config, "published", ("segment_avclip", "sync", "synchronizability"))
+        arrays = _overlay(arrays, weights.arrays, init.published)
     if init.avclip and not init.random_extractors:
         source, _, step = checkpoint.load_arrays(init.avclip)
         arrays = states.take_over(arrays, source, f"{init.avclip} at step {step}", ("visual", "audio"))
@@ -48,50 +54,30 @@ def _overlay(arrays: Arrays, source: Mapping[str, Any], origin: str) -> Arrays:
     return states.take_over(arrays, source, origin, chosen)
 
 
-def _published(config: ConfigDict) -> tuple[dict[str, np.ndarray], str]:
-    path = Path(config.init.published)
-    arrays = read_arrays(path)
-    donor = config.copy_and_resolve_references()
-    contrastive = any(name.removeprefix("module.").startswith("v_encoder.") for name in arrays)
-    donor.stage = "segment_avclip" if contrastive else "sync"
-    donor.model.head.lag_profile = False
-    if config.stage == "synchronizability" and not contrastive:
-        donor.model.segments, donor.model.head.classes = 14, 21
-    hollow = nnx.eval_shape(lambda: states.MODELS[donor.stage](donor.model, nnx.Rngs(0)))
-    flat = nnx.to_flat_state(published.to_state(hollow, arrays))
-    return {states.name_of(place): np.asarray(variable.get_value()) for place, variable in flat}, str(path)
+def _extractor(config: ConfigDict, arrays: Arrays, stage: str, part: str) -> Arrays:
+    """One extractor from its own file; what the file does not have stays as the seed made it."""
+    weights = _read(config, stage, (stage,))
+    given = {f"{part}.{name}": array for name, array in weights.arrays.items() if name not in weights.fresh}
+    fresh = {f"{part}.{name}" for name in weights.fresh}
+    chosen = [name for name in arrays if states.has_prefix(name, (part,)) and name not in fresh]
+    return states.take_over(arrays, given, str(config.init[stage]), chosen)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint file by name: .npz, .safetensors, or, where PyTorch is installed, what it saved.
-
-    Raises:
-        UserError: there is no such file, or it cannot be read here.
-    """
-    if not path.is_file():
-        raise UserError(f"config.init.published: there is no file {path}. Give the path of a published checkpoint.")
-    if path.suffix == ".npz":
-        with np.load(path) as file:
-            return dict(file)
-    if path.suffix == ".safetensors":
-        return safetensors.numpy.load_file(path)
+def _read(config: ConfigDict, field: str, stages: Sequence[str]) -> Read:
+    """The file that a field of `config.init` names, which must hold weights of one of these stages."""
+    path = Path(config.init[field])
     try:
-        import torch
-    except ImportError as error:
+        weights = files.read(path, config.model)
+    except UserError as error:
+        raise UserError(f"config.init.{field}: {error}") from error
+    for note in weights.notes:
+        logging.warning("%s: %s", path, note)
+    if weights.stage not in stages:
         raise UserError(
-            f"config.init.published: {path} was saved by PyTorch, which is not installed here. "
-            "Install it, or save the file's arrays as .safetensors or .npz where it is."
-        ) from error
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"config.init.published: {path} holds more than arrays, which is not read because it could run anything. "
-            "Where you trust the file, save its arrays as .safetensors or .npz."
-        ) from error
-    for name in ("model", "state_dict"):
-        values = values.get(name, values)
-    return {name: value.float().numpy() for name, value in values.items()}
+            f"config.init.{field}: {path} holds weights of {weights.stage}. Give one of {', '.join(stages)}, or name "
+            f"this one in --config.init.{weights.stage if weights.stage in EXTRACTORS else 'published'}."
+        )
+    return weights
 
 
 def check_features(config: ConfigDict, arrays: Arrays) -> None:

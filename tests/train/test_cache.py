@@ -107,5 +107,5 @@ def test_published_weights_come_in_by_their_names(config, tmp_path):
     _, arrays = initial.make_initial(config)
     jax.tree.map(np.testing.assert_array_equal, arrays, state.take_apart(model)[1])
     config.init.published = str(tmp_path / "none.npz")
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(UserError, match=r"config\.init\.published: There is no file"):
         initial.make_initial(config)
