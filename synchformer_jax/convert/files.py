@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from synchformer_jax.convert import published, sizes, torch_file, torch_writer
 from synchformer_jax.convert.pickled import Inert, NumpyArray
 from synchformer_jax.errors import UserError
-from synchformer_jax.models import MODELS
+from synchformer_jax.models import MODELS, model_config
 
 CONFIG = "synchformer_jax"  # under which our own files carry their configuration
 CONTAINERS = ("model", "state_dict", "model_state")  # where checkpoints have their weights
@@ -60,7 +60,7 @@ def read(path: Path, like: ConfigDict | None = None) -> Read:
     arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     stage, arrays, notes = _recognise(path, arrays)
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    config = _own_config(path, text, stage) if text else sizes.infer(stage, shapes, like)
+    config = sizes.infer(stage, shapes, _own_config(path, text) if text else like)
     if not text and like is None and not sizes.is_usual(config):
         notes.append("The file does not tell the number of attention heads; heads of width 64 are taken.")
     try:
@@ -162,21 +162,16 @@ def _extractor(path: Path, arrays: Arrays) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _own_config(path: Path, text: str, stage: str) -> ConfigDict:
-    """The configuration that a file of ours carries."""
-    try:
-        values = json.loads(text)
-        if values["stage"] != stage:
-            raise ValueError(f"stage {values['stage']}")
-        config = sizes.infer(stage, {})
-        for part, fields in values["model"].items():
-            if isinstance(fields, dict):
-                config[part].update({name: value for name, value in fields.items() if name in config[part]})
+def _own_config(path: Path, text: str) -> ConfigDict:
+    """The configuration that a file of ours carries; a field that this version does not have is passed over."""
+    config = model_config("B")
+    with torch_file.errors_named(path):
+        for part, given in json.loads(text)["model"].items():
+            if isinstance(given, dict):
+                config[part].update({name: value for name, value in given.items() if name in config[part]})
             else:
-                config[part] = fields
-        return config
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} carries a configuration that does not fit its weights ({error}).") from error
+                config[part] = given
+    return config
 
 
 def _with_added(stage: str, model: nnx.Module, arrays: Arrays) -> tuple[Arrays, str]:

@@ -187,6 +187,13 @@ class Reader:
             self.spend(len(items))
             return items
 
+        def take(count: int) -> list[Any]:
+            nonlocal stack
+            if len(stack) < count:
+                raise ValueError("it takes more than there is")
+            items, stack[-count:] = stack[-count:], []
+            return items
+
         for operation, argument, _ in pickletools.genops(file):
             self.spend(1)
             name = operation.name
@@ -210,30 +217,25 @@ class Reader:
             elif name == "DUP":
                 stack.append(stack[-1])
             elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-                count = int(name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
+                stack.append(tuple(take(int(name[-1]))))
             elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
                 items = to_mark()
                 stack.append(_gathered(name, items))
             elif name in ("APPEND", "SETITEM"):
-                count = 1 if name == "APPEND" else 2
-                items = stack[-count:]
-                del stack[-count:]
-                _put(stack[-1], items, pairs=count == 2)
+                items = take(1 if name == "APPEND" else 2)
+                _put(stack[-1], items, pairs=name == "SETITEM")
             elif name in ("APPENDS", "SETITEMS", "ADDITEMS"):
                 items = to_mark()
                 _put(stack[-1], items, pairs=name == "SETITEMS")
             elif name == "GLOBAL":
                 stack.append(self.named(*argument.split(" ", 1)))
             elif name == "STACK_GLOBAL":
-                asked = stack.pop()
-                stack.append(self.named(stack.pop(), asked))
+                stack.append(self.named(*take(2)))
             elif name in ("REDUCE", "NEWOBJ"):
-                given = stack.pop()
-                stack.append(self.call(stack.pop(), given, is_class=name == "NEWOBJ"))
+                stack.append(self.call(*take(2), is_class=name == "NEWOBJ"))
             elif name == "NEWOBJ_EX":
-                options, given = stack.pop(), stack.pop()
-                stack.append(self.call(stack.pop(), (*given, *([options] if options else [])), is_class=True))
+                asked, given, options = take(3)
+                stack.append(self.call(asked, (*given, options) if options else given, is_class=True))
             elif name == "BUILD":
                 state = stack.pop()
                 _build(stack[-1], state)

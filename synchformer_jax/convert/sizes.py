@@ -94,7 +94,8 @@ def _blocks(part: ConfigDict, shapes: Shapes, prefix: str, hidden: str, *, count
     """Depth, width of the MLP and, if asked for, number of heads."""
     depth = len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
     part.depth = depth or part.depth
-    if up := _dims(shapes, f"{prefix}0.{hidden}", 2):
+    up = _dims(shapes, f"{prefix}0.{hidden}", 2)
+    if up and int(part.mlp_ratio * up[1]) != up[0]:
         part.mlp_ratio = up[0] // up[1] if up[0] % up[1] == 0 else up[0] / up[1]
     if count_heads:
         part.heads = part.width // HEAD_WIDTH if part.width % HEAD_WIDTH == 0 else 1

@@ -6,9 +6,11 @@ are read when they are asked for, so a checkpoint's optimizer costs nothing.
 
 import contextlib
 import dataclasses
+import io
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,68 +118,89 @@ def errors_named(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: it is damaged or no checkpoint ({text}). Get it again.") from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Where a record of an archive lies, in bytes."""
+
+    start: int
+    size: int
+    checksum: int  # CRC-32; 0 where PyTorch was told to write none
+
+    def read(self, path: Path) -> bytes:
+        data = _bytes_at(path, self.start, self.size)
+        if self.checksum and zlib.crc32(data) != self.checksum:
+            raise ValueError("a record does not have its checksum")
+        return data
+
+
 def _read_archive(path: Path) -> tuple[Any, str]:
-    with zipfile.ZipFile(path) as archive:
-        records = _records(path, archive)
-        if "constants.pkl" in records:
-            raise UserError(f"{path} is a compiled TorchScript model. Give a checkpoint or a state_dict.")
-        swapped = "byteorder" in records and archive.read(records["byteorder"]) == b"big"
-        storages: dict[str, Storage] = {}
+    records = _records(path)
+    if "constants.pkl" in records:
+        raise UserError(f"{path} is a compiled TorchScript model. Give a checkpoint or a state_dict.")
+    swapped = "byteorder" in records and records["byteorder"].read(path) == b"big"
+    storages: dict[str, Storage] = {}
+    last: dict[str, bytes] = {}  # arrays may share a storage, so one is kept
 
-        def fetch(key: str) -> bytes:
-            if fetched.get("key") != key:  # the last one is kept: arrays may share a storage
-                fetched.clear()
-                with zipfile.ZipFile(path) as again:
-                    fetched.update(key=key, data=again.read(_checked(records[f"data/{key}"])))
-            return fetched["data"]
+    def fetch(key: str) -> bytes:
+        if key not in last:
+            last.clear()
+            last[key] = records[f"data/{key}"].read(path)
+        return last[key]
 
-        fetched: dict[str, Any] = {}
+    def persistent(given: Any) -> Storage:
+        storage, key, *_ = _announced(given, storages)
+        storage.fetch = lambda: fetch(key)
+        if records[f"data/{key}"].size != storage.nbytes:
+            raise ValueError(f"storage {key[:20]} has another size than announced")
+        return storage
 
-        def persistent(given: Any) -> Storage:
-            kind, dtype, key, _, count = given
-            if kind != "storage" or not isinstance(key, str) or not isinstance(dtype, np.dtype) or not _whole(count):
-                raise Refused(f"something outside of its pickle that is no storage ({type(dtype).__name__})")
-            if key not in storages:
-                storages[key] = Storage(dtype, count, lambda: fetch(key))
-                if records[f"data/{key}"].file_size != storages[key].nbytes:
-                    raise ValueError(f"storage {key[:20]} has another size than announced")
-            elif (storages[key].dtype, storages[key].count) != (dtype, count):
-                raise ValueError(f"storage {key[:20]} is announced twice, differently")
-            return storages[key]
-
-        with archive.open(records["data.pkl"]) as file:
-            value = _reader(path, persistent, swapped).read(file)
-        return value, archive.read(records[CONFIG]).decode() if CONFIG in records else ""
+    value = _reader(path, persistent, swapped).read(io.BytesIO(records["data.pkl"].read(path)))
+    return value, records[CONFIG].read(path).decode() if CONFIG in records else ""
 
 
-def _records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _records(path: Path) -> dict[str, Record]:
     """The records by their name in the archive's folder.
 
     PyTorch writes them one after the other and uncompressed. An archive that is otherwise could unpack to far more than
     its size, and different readers could see different records in it.
     """
-    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
-    folder = next(entry.filename for entry in entries if entry.filename.endswith("data.pkl"))[: -len("data.pkl")]
-    records = {entry.filename.removeprefix(folder): entry for entry in entries}
-    if len(records) != len(entries):
-        raise Refused("two records of one name")
-    ends = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
+    with zipfile.ZipFile(path) as archive:
+        entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+        ends = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
+    pickles = [entry.filename for entry in entries if entry.filename.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise UserError(f"{path} is a zip archive, but not of PyTorch's. Give a file that torch.save has written.")
+    folder = pickles[0].removesuffix("data.pkl")
+    records = {}
     with open(path, "rb") as file:
         for entry, end in zip(entries, ends, strict=True):
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
                 raise Refused("a compressed record; PyTorch writes none (unpack the archive, then zip -0 -r)")
-            file.seek(entry.header_offset + 26)
-            lengths = struct.unpack("<HH", file.read(4))
-            if entry.header_offset + 30 + sum(lengths) + entry.file_size > end:
+            file.seek(entry.header_offset)
+            signature, lengths = struct.unpack("<4s22x4s", file.read(30))
+            start = entry.header_offset + 30 + sum(struct.unpack("<HH", lengths))
+            if signature != b"PK\x03\x04" or start + entry.file_size > end:
                 raise Refused("records that overlap")
+            name = entry.filename.removeprefix(folder)
+            if name in records:
+                raise Refused("two records of one name")
+            records[name] = Record(start, entry.file_size, entry.CRC)
     return records
 
 
-def _checked(entry: zipfile.ZipInfo) -> zipfile.ZipInfo:
-    """The entry, without its checksum where PyTorch was told to write none."""
-    if entry.CRC == 0:
-        entry.CRC = None
-    return entry
+def _announced(given: Any, storages: dict[str, Storage]) -> tuple[Any, ...]:
+    """The storage that a persistent id names, its key, and what else the id holds."""
+    kind, dtype, key, _, count, *rest = given
+    if kind != "storage" or not isinstance(key, str) or not isinstance(dtype, np.dtype) or not _whole(count):
+        raise Refused(f"something outside of its pickle that is no storage of numbers ({_kind_of(dtype)})")
+    storage = storages.setdefault(key, Storage(dtype, count))
+    if (storage.dtype, storage.count) != (dtype, count):
+        raise ValueError(f"storage {key[:20]} is announced twice, differently")
+    return storage, key, *rest
+
+
+def _kind_of(value: Any) -> str:
+    return str(value)[:80] if isinstance(value, Name) else type(value).__name__
 
 
 def _read_streams(path: Path, file: BinaryIO) -> Any:
@@ -187,16 +210,11 @@ def _read_streams(path: Path, file: BinaryIO) -> Any:
     def persistent(given: Any) -> Storage:
         if given[0] == "module":
             raise UserError(f"{path} holds a whole module with its code. Save the module's state_dict.")
-        kind, dtype, key, _, count, *view = given
-        if kind != "storage" or not isinstance(key, str) or not isinstance(dtype, np.dtype) or not _whole(count):
-            raise Refused(f"something outside of its pickle that is no storage ({type(dtype).__name__})")
-        storage = storages.setdefault(key, Storage(dtype, count))
-        if (storage.dtype, storage.count) != (dtype, count):
-            raise ValueError(f"storage {key[:20]} is announced twice, differently")
+        storage, _, *view = _announced(given, storages)
         if not view or view[0] is None:
             return storage
-        name, start, length = view[0]
-        return parts.setdefault(str(name), storage.part(start, length))
+        name, start, count = view[0]
+        return parts.setdefault(_key(name), storage.part(start, count))
 
     plain = _reader(path, None, False)
     if plain.read(file) != MAGIC:
@@ -207,16 +225,22 @@ def _read_streams(path: Path, file: BinaryIO) -> Any:
     value = _reader(path, persistent, swapped).read(file)
     size = os.fstat(file.fileno()).st_size
     for key in plain.read(file):
-        storage = storages[str(key)]
+        storage = storages[_key(key)]
         (count,) = struct.unpack("<q", file.read(8))
         start = file.tell()
         if count != storage.count or start + storage.nbytes > size:
-            raise ValueError(f"storage {str(key)[:20]} has another size than announced")
+            raise ValueError(f"storage {_key(key)[:20]} has another size than announced")
         storage.fetch = lambda start=start, nbytes=storage.nbytes: _bytes_at(path, start, nbytes)
         file.seek(start + storage.nbytes)
     if any(storage.fetch is None for storage in storages.values()):
         raise ValueError("a storage is missing")
     return value
+
+
+def _key(value: Any) -> str:
+    if not isinstance(value, (str, int)):
+        raise ValueError("the key of a storage is no text")
+    return str(value)
 
 
 def _bytes_at(path: Path, start: int, count: int) -> bytes:

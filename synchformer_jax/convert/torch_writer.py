@@ -37,11 +37,11 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], config: str = "", contai
         if config:
             _record(archive, CONFIG, config.encode())
         for i, array in enumerate(arrays.values()):
-            _record(archive, f"data/{i}", np.asarray(array, "<f4", order="C").data.cast("B"))
+            _record(archive, f"data/{i}", np.asarray(array, "<f4").tobytes())
         _record(archive, "version", b"3\n")
 
 
-def _record(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
+def _record(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     entry = zipfile.ZipInfo(f"archive/{name}")  # a date of its own would make each file another
     entry.file_size = len(data)
     large = len(data) >= LARGE

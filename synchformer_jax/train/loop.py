@@ -44,6 +44,11 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     if there:
         configs.require_same_run(checkpoint.saved_config(workdir, there[-1]), config, str(workdir))
         progress = checkpoint.saved_progress(workdir, there[-1])
+        if not progress:
+            raise UserError(
+                f"{workdir} holds converted weights, which no run can go on from. Give another --workdir, and this "
+                "folder as --config.init.avclip or --config.init.sync."
+            )
         if there[-1] >= config.train.steps or progress.get("stopped_early"):
             why = "stopped early, its metric no longer rose" if progress.get("stopped_early") else "is finished"
             print(f"The run in {workdir} {why}: {there[-1]} of {config.train.steps} steps.")
