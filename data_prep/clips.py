@@ -2,14 +2,14 @@
 
 import dataclasses
 import io
-import json
 from fractions import Fraction
-from pathlib import Path
+from itertools import pairwise
 
 import av
 import numpy as np
 import soundfile
 
+from data_prep.sources import Source, read_level
 from synchformer_jax import clock
 from synchformer_jax.data.records import encode_example
 from synchformer_jax.media import decode
@@ -19,10 +19,13 @@ from synchformer_jax.media.encode import x264_params
 GOP_FRAMES = 16
 CRF = 19
 PRESET = "veryfast"
-# Below this peak (-60 dB of full scale) there is nothing to hear, and below this change of any pixel nothing to see.
+# Below this swing either way (-60 dB of full scale) there is nothing to hear, and where no pixel changes by more in
+# 0.2 s, over this share of the clip, nothing to see.
 SILENT_PEAK = 33
 STILL_CHANGE = 6
+STILL_SHARE = 0.8
 _STILL_STEP = 5  # frames between those compared
+_CUT_SLACK_SEC = 1.0  # a file that is at most so much longer than its segment has been cut to it
 _DAMAGED_SHARE = 0.05  # of packets lost to decoding errors
 
 
@@ -46,7 +49,7 @@ class ClipOptions:
 
     def fingerprint(self) -> list:
         """Everything that the bytes of a record depend on, beside its video."""
-        return [1, GOP_FRAMES, CRF, PRESET, SILENT_PEAK, STILL_CHANGE, *dataclasses.astuple(self)]
+        return [2, GOP_FRAMES, CRF, PRESET, SILENT_PEAK, STILL_CHANGE, STILL_SHARE, *dataclasses.astuple(self)]
 
     def estimated_bytes(self) -> int:
         """About the size of a record, rather too high than too low."""
@@ -97,33 +100,38 @@ def _luma(frame: av.VideoFrame) -> np.ndarray:
 
 
 def _is_still(frames: list[av.VideoFrame]) -> bool:
-    first = _luma(frames[0])
-    return all(np.abs(_luma(frame) - first).max() <= STILL_CHANGE for frame in frames[_STILL_STEP::_STILL_STEP])
+    sampled = [_luma(frame) for frame in frames[::_STILL_STEP]]
+    still = [np.abs(after - before).max() <= STILL_CHANGE for before, after in pairwise(sampled)]
+    return sum(still) >= STILL_SHARE * len(still)
 
 
-def read_level(video: Path) -> str:
-    """The "level" of the JSON file beside a video; "" without one."""
-    try:
-        sidecar = json.loads(video.with_suffix(".json").read_text())
-        return str(sidecar.get("level") or "") if isinstance(sidecar, dict) else ""
-    except (OSError, ValueError):
-        return ""
+def _stretch(source: Source, options: ClipOptions) -> tuple[float, float]:
+    """(start, duration) in seconds of the clip in its file."""
+    if source.segment is None:
+        return 0.0, options.max_sec
+    start, end = source.segment
+    duration = min(end - start, options.max_sec)
+    # Some tools that fetch videos cut them to the segment and keep the name of the whole.
+    already_cut = decode.probe(source.path).duration_sec <= end - start + min(_CUT_SLACK_SEC, start / 2)
+    return (0.0 if already_cut else start), duration
 
 
-def make_record(video: Path, clip_id: str, options: ClipOptions) -> bytes:
-    """The serialised record of a video.
+def make_record(source: Source, options: ClipOptions) -> bytes:
+    """The serialised record of a clip.
 
     Raises:
         Rejected: it is unreadable, lacks picture or sound, is too short, silent or still.
     """
     frames: list[av.VideoFrame] = []
     try:
+        start, duration = _stretch(source, options)
         film = decode.read(
-            video,
+            source.path,
             frames.append,
             pixel_format="yuv420p",
             short_side=options.short_side,
-            duration_sec=options.max_sec,
+            start_sec=start,
+            duration_sec=duration,
         )
     except decode.MediaError as error:
         raise Rejected(error.reason) from error
@@ -135,7 +143,7 @@ def make_record(video: Path, clip_id: str, options: ClipOptions) -> bytes:
     if film.damaged > _DAMAGED_SHARE * len(frames):
         raise Rejected(f"damaged: {film.damaged} packets cannot be decoded")
     frames, audio = frames[:count], film.audio[: count * clock.SAMPLES_PER_FRAME]
-    if np.abs(audio.astype(np.int32)).max() < SILENT_PEAK:
+    if np.ptp(audio.astype(np.int32)) < 2 * SILENT_PEAK:
         raise Rejected("silent")
     if _is_still(frames):
         raise Rejected("still picture")
@@ -143,13 +151,14 @@ def make_record(video: Path, clip_id: str, options: ClipOptions) -> bytes:
     soundfile.write(flac, audio, clock.SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return encode_example(
         {
-            "clip_id": clip_id,
+            "clip_id": source.clip_id,
             "video": encode_picture(frames),
             "audio": flac.getvalue(),
             "num_frames": count,
             "num_samples": len(audio),
             "height": frames[0].height,
             "width": frames[0].width,
-            "level": read_level(video),
+            "level": read_level(source.path),
+            "label": source.label,
         }
     )

@@ -1,36 +1,19 @@
-"""Which video goes into which shard of which split: a pure function of the names."""
+"""Which clip goes into which shard: a pure function of the names."""
 
-import collections
 import dataclasses
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_prep.clips import ClipOptions, read_level
+from data_prep.clips import ClipOptions
+from data_prep.sources import Source, read_level
 from synchformer_jax.data import records
-from synchformer_jax.errors import UserError
 from synchformer_jax.media.decode import MediaError, probe
 
-SPLITS = ("train", "valid", "test")
-VIDEO_SUFFIXES = {
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob"),
-    *(".flv", ".f4v", ".wmv", ".asf", ".3gp", ".3g2", ".ogv", ".mxf"),
-}
-HELD_OUT_SHARE = 0.05
-PROBED = 200
 # A shard is one unit of work, which is lost if the work is interrupted: at most so many videos.
 SHARD_VIDEOS = (32, 256)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A video and the name of its record."""
-
-    clip_id: str
-    path: Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,39 +34,19 @@ class ShardPlan:
         """Changes whenever the shard's content might."""
         described = [self.options.fingerprint()]
         for source in self.sources:
+            names = [source.clip_id, source.segment, source.label]
             try:
                 stat = source.path.stat()
-                described.append([source.clip_id, stat.st_size, stat.st_mtime_ns, read_level(source.path)])
+                described.append([*names, stat.st_size, stat.st_mtime_ns, read_level(source.path)])
             except OSError:
-                described.append([source.clip_id])
+                described.append(names)
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
-def _rank(name: str) -> bytes:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-
-
-def _videos_under(folder: Path) -> list[Path]:
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
-    return sorted(
-        p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts) and p.is_file()
-    )
-
-
-def _named(folder: Path, paths: list[Path]) -> list[Source]:
-    """Names clips by their path below `folder`, without the suffix where that stays unique."""
-    bare = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-    count = collections.Counter(bare)
-    return [
-        Source(path.relative_to(folder).as_posix() if count[name] > 1 else name, path)
-        for name, path in zip(bare, paths, strict=True)
-    ]
-
-
-def flaw(video: Path, options: ClipOptions) -> str:
+def flaw(source: Source, options: ClipOptions) -> str:
     """Why a video will be rejected, as far as its header tells; "" if it looks usable."""
     try:
-        info = probe(video)
+        info = probe(source.path)
     except MediaError as error:
         return error.reason
     if not info.has_video or not info.has_audio:
@@ -92,62 +55,22 @@ def flaw(video: Path, options: ClipOptions) -> str:
     return f"too short: {info.duration_sec:.1f} s" if short else ""
 
 
-def find_splits(folder: Path, options: ClipOptions) -> dict[str, list[Source]]:
-    """The videos below `folder` by split, each split in an order given by the hashes of the names.
-
-    Sub-folders named train, valid and test are the splits. Where they are not all there, what is missing is taken from
-    the rest (from train, or from all videos): 5% for each, at least one, chosen by the hash of the name. Of fewer than
-    three usable videos every split holds all, with a warning. In folders of up to `PROBED` videos the headers are read
-    first, so that no unusable video is held out.
-
-    Raises:
-        UserError: there is no such folder or no video in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}. Check the path; it should hold videos.")
-    given = {
-        split: _named(folder / split, _videos_under(folder / split)) for split in SPLITS if (folder / split).is_dir()
-    }
-    given = {split: sources for split, sources in given.items() if sources}
-    if "train" in given:
-        rest = given.pop("train")
-    elif given:
-        return {split: sorted(sources, key=lambda s: _rank(s.clip_id)) for split, sources in given.items()}
-    else:
-        rest = _named(folder, _videos_under(folder))
-    if not rest:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))
-        raise UserError(f"{folder} holds no videos. Give a folder with files of these kinds, at any depth: {kinds}.")
-    missing = [split for split in SPLITS[1:] if split not in given]
-    small = len(rest) <= PROBED
-    flawed = {source for source in rest if small and missing and flaw(source.path, options)}
-    rest.sort(key=lambda s: (s in flawed, _rank(s.clip_id)))
-    usable = len(rest) - len(flawed)
-    if missing and usable < 3:
-        warnings.warn(
-            f"{folder} holds {usable} usable video{'s' * (usable != 1)} to train on, too few to hold some out: "
-            f"{' and '.join(missing)} will hold the same. What is measured on them says nothing about other videos.",
-            stacklevel=2,
-        )
-        return {"train": rest, **{split: given.get(split, rest) for split in SPLITS[1:]}}
-    held = max(1, round(HELD_OUT_SHARE * len(rest)))
-    for split in missing:
-        given[split], rest = rest[:held], rest[held:]
-    splits = {"train": rest, **given}
-    return {split: sorted(splits[split], key=lambda s: _rank(s.clip_id)) for split in SPLITS}
-
-
 def plan_shards(
-    folder: Path, splits: dict[str, list[Source]], options: ClipOptions, train_shards: int | None = None
+    folder: Path,
+    splits: dict[str, list[Source]],
+    options: ClipOptions,
+    train_shards: int | None = None,
+    file_format: str = records.FORMATS[0],
 ) -> list[ShardPlan]:
-    """Cuts each split into shards.
+    """Cuts each split into shards. Clips without a file keep their place, so a file that comes later moves no other.
 
     Args:
         folder: OUT/NAME/VERSION.
-        splits: as `find_splits` gives them.
+        splits: the clips of each.
         options: of every clip.
         train_shards: how many shards the training split gets, the others in proportion; by default as many as give
             32 to 256 videos each.
+        file_format: of the shards.
     """
     plans = []
     most = max(len(sources) for sources in splits.values())
@@ -157,8 +80,9 @@ def plan_shards(
         shards = min(max(1, math.ceil(len(sources) / per_shard - 1e-9)), len(sources))
         for shard in range(shards):
             low, high = len(sources) * shard // shards, len(sources) * (shard + 1) // shards
-            path = records.shard_path(folder, split, shard, shards)
-            plans.append(ShardPlan(path, split, tuple(sources[low:high]), options))
+            path = records.shard_path(folder, split, shard, shards, file_format=file_format)
+            wanted = tuple(source for source in sources[low:high] if source.wanted)
+            plans.append(ShardPlan(path, split, wanted, options))
     return plans
 
 
@@ -184,7 +108,7 @@ def sweep(folder: Path, plans: Iterable[ShardPlan]) -> int:
     for place in (folder, folder / ".done"):
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             left_over = path.name.startswith(".") and ".tmp" in path.name
-            old = ".tfrecord-" in path.name and path.name not in wanted
+            old = any(f".{kind}-" in path.name for kind in records.FORMATS) and path.name not in wanted
             if path.is_file() and (left_over or old):
                 path.unlink(missing_ok=True)
                 removed += 1

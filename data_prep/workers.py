@@ -30,8 +30,8 @@ class Board:
         context = multiprocessing.get_context("spawn")
         self.done, self.rejected, self.stop = context.Value("q", 0), context.Value("q", 0), context.Event()
 
-    def count(self, rejected: bool) -> None:
-        for value, more in ((self.done, 1), (self.rejected, int(rejected))):
+    def count(self, done: int, rejected: int) -> None:
+        for value, more in ((self.done, done), (self.rejected, rejected)):
             with value.get_lock():
                 value.value += more
 
@@ -67,7 +67,7 @@ def prepare_shard(plan: ShardPlan) -> dict:
                 raise Stopped
             reason = ""
             try:
-                record = make_record(source.path, source.clip_id, plan.options)
+                record = make_record(source, plan.options)
             except Rejected as error:
                 reason = str(error)
             except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError) as error:
@@ -78,7 +78,7 @@ def prepare_shard(plan: ShardPlan) -> dict:
             else:
                 writer.write(record)
             if _board is not None:
-                _board.count(bool(reason))
+                _board.count(1, int(bool(reason)))
     with open(plan.path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     done = {

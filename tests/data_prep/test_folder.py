@@ -16,16 +16,20 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from data_prep import folder, plan, workers
-from data_prep.clips import ClipOptions, read_level
+from data_prep import folder, run_control, sources, workers
+from data_prep.frontend import Settings, prepare
 from synchformer_jax.data import records
 from synchformer_jax.errors import UserError
 from synchformer_jax.media import decode
 from synchformer_jax.media.encode import write_mp4
 
-OPTIONS = ClipOptions(short_side=48, min_sec=1.5, max_sec=2.0)
+OPTIONS = {"name": "small", "short_side": 48, "min_sec": 1.5, "max_sec": 2.0, "shards": 3, "workers": 1}
 SMALL = ("--name=small", "--short-side=48", "--min-sec=1.5", "--max-sec=2", "--shards=3")  # the same, typed
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def prepare_folder(videos, out, **changes) -> dict:
+    return prepare(folder.find_splits, videos, Settings(out=out, **{**OPTIONS, **changes}))
 
 
 def write_clip(path, seed=0, sec=2.0, still=False, loud=True, size=(64, 48)):
@@ -72,7 +76,7 @@ def videos(tmp_path_factory) -> Path:
 def prepared(videos, tmp_path_factory) -> Path:
     """The data set of `videos`, OUT/NAME/VERSION."""
     out = tmp_path_factory.mktemp("out")
-    folder.prepare(videos, out, name="small", options=OPTIONS, shards=3, workers=1)
+    prepare_folder(videos, out)
     return out / "small" / "1.0.0"
 
 
@@ -87,7 +91,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def all_records(folder: Path) -> dict[str, dict]:
     found = {}
-    for split in plan.SPLITS:
+    for split in sources.SPLITS:
         shards = records.Shards(folder, split)
         for i in range(len(shards)):
             example = records.decode_example(shards[i])
@@ -141,7 +145,7 @@ def test_manifest_and_metadata_agree_with_the_files(prepared):
 
     manifest = json.loads((prepared / "manifest.json").read_text())
     assert {split: entry["records"] for split, entry in manifest["splits"].items()} == {
-        split: len(records.Shards(prepared, split)) for split in plan.SPLITS
+        split: len(records.Shards(prepared, split)) for split in sources.SPLITS
     }
     assert sum(entry["rejected"] for entry in manifest["splits"].values()) == 6
     for entry in manifest["splits"].values():
@@ -174,14 +178,13 @@ def test_only_what_is_missing_is_made_again(prepared, videos, tmp_path, monkeypa
     (there / "small-train.tfrecord-00000-of-00007").write_bytes(b"of an earlier plan")
     made = []
     make = workers.make_record
-    monkeypatch.setattr(workers, "make_record", lambda path, *rest: made.append(path) or make(path, *rest))
-    folder.prepare(videos, tmp_path, name="small", options=OPTIONS, shards=3, workers=1)
+    monkeypatch.setattr(workers, "make_record", lambda source, options: made.append(source) or make(source, options))
+    prepare_folder(videos, tmp_path)
     assert contents(there) == before
     assert 0 < len(made) < 6
     # A video that changed is made again, and so is everything under other options.
     made.clear()
-    other = ClipOptions(short_side=32, min_sec=1.5, max_sec=2.0)
-    folder.prepare(videos, tmp_path, name="small", options=other, shards=1, workers=1)
+    prepare_folder(videos, tmp_path, short_side=32, shards=1)
     assert len(made) == 13
     assert all(len(paths) == 1 for paths in records.split_shards(there).values())
     assert {record["height"] for record in all_records(there).values()} == {32}
@@ -211,7 +214,7 @@ def test_stopping_leaves_whole_shards_only(prepared, videos, tmp_path, monkeypat
     with pytest.raises(UserError, match="no prepared data set"):
         records.find(tmp_path)
     monkeypatch.setattr(workers, "make_record", make)
-    folder.prepare(videos, tmp_path, name="small", options=OPTIONS, shards=3, workers=1)
+    prepare_folder(videos, tmp_path)
     assert contents(there) == contents(prepared)
 
 
@@ -231,7 +234,7 @@ def test_a_full_disk_is_noticed_before_and_while_writing(videos, tmp_path, monke
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"GB free and about .* needed"):
-        folder.prepare(videos, tmp_path, options=OPTIONS, workers=1)
+        prepare_folder(videos, tmp_path)
     monkeypatch.undo()
 
     def full(self, record):
@@ -239,7 +242,7 @@ def test_a_full_disk_is_noticed_before_and_while_writing(videos, tmp_path, monke
 
     monkeypatch.setattr(records.ShardWriter, "write", full)
     with pytest.raises(UserError, match=r"No space left on device.*Give a folder"):
-        folder.prepare(videos, tmp_path, options=OPTIONS, workers=1)
+        prepare_folder(videos, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if ".tfrecord-" in path.name]
 
 
@@ -247,7 +250,7 @@ def test_no_video_left_is_an_error(tmp_path):
     for i in range(3):
         write_clip(tmp_path / "videos" / f"{i}.mp4", seed=i, sec=0.4)
     with pytest.raises(UserError, match=r"None of the 9 videos .* can be used \(9 too short\).*--min-sec"):
-        folder.prepare(tmp_path / "videos", tmp_path / "out", workers=1)
+        prepare_folder(tmp_path / "videos", tmp_path / "out", min_sec=9.0, max_sec=10.0)
     left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert sorted(left) == [".lock", "rejected.jsonl"]
 
@@ -273,14 +276,14 @@ def test_errors_name_cause_and_fix(tmp_path, monkeypatch, arguments, message):
 
 def test_two_runs_do_not_write_one_data_set(videos, tmp_path):
     with (
-        folder._alone(tmp_path / "small" / "1.0.0"),
+        run_control.alone(tmp_path / "small" / "1.0.0"),
         pytest.raises(UserError, match="Another process is preparing"),
     ):
-        folder.prepare(videos, tmp_path, name="small", options=OPTIONS, workers=1)
+        prepare_folder(videos, tmp_path)
 
 
 def test_a_dry_run_tells_and_writes_nothing(videos, tmp_path, capsys):
-    assert folder.prepare(videos, tmp_path / "out", options=OPTIONS, shards=3, dry_run=True) == {}
+    assert prepare_folder(videos, tmp_path / "out", dry_run=True) == {}
     told = capsys.readouterr().out
     assert "train: 11 videos into 3 shards, of which 0 are there" in told
     assert "would reject mute: no sound" in told and "would reject short: too short: 0.8 s" in told
@@ -289,16 +292,17 @@ def test_a_dry_run_tells_and_writes_nothing(videos, tmp_path, capsys):
 
 
 def test_a_level_is_read_from_the_sidecar(videos):
-    assert read_level(videos / "good 1.mp4") == "sparse"
-    assert read_level(videos / "good 2.mp4") == read_level(videos / "good 3.mp4") == ""
+    assert sources.read_level(videos / "good 1.mp4") == "sparse"
+    assert sources.read_level(videos / "good 2.mp4") == sources.read_level(videos / "good 3.mp4") == ""
 
 
 def test_real_clips_prepare(shared_media, tmp_path):
     (tmp_path / "videos").mkdir()
     for path in shared_media.glob("*.mp4"):
         (tmp_path / "videos" / path.name).symlink_to(path)
-    options = ClipOptions(short_side=64)
-    manifest = folder.prepare(tmp_path / "videos", tmp_path / "out", options=options, workers=1)
+    manifest = prepare(
+        folder.find_splits, tmp_path / "videos", Settings(out=tmp_path / "out", short_side=64, workers=1)
+    )
     counts = {split: entry["records"] for split, entry in manifest["splits"].items()}
     assert counts == {"train": 2, "valid": 1, "test": 1}
     for record in all_records(tmp_path / "out" / "clips" / "1.0.0").values():

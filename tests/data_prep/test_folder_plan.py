@@ -2,8 +2,9 @@
 
 import pytest
 
-from data_prep import plan
+from data_prep import folder, plan
 from data_prep.clips import ClipOptions
+from data_prep.sources import SPLITS, Source
 from synchformer_jax.errors import UserError
 
 OPTIONS = ClipOptions()
@@ -12,7 +13,7 @@ OPTIONS = ClipOptions()
 @pytest.fixture(autouse=True)
 def _no_media(monkeypatch):
     """The files of these tests are empty; those named bad are taken for unusable."""
-    monkeypatch.setattr(plan, "flaw", lambda path, options: "bad" if "bad" in path.name else "")
+    monkeypatch.setattr(folder, "flaw", lambda source, options: "bad" if "bad" in source.path.name else "")
 
 
 def fill(folder, names):
@@ -28,10 +29,10 @@ def ids(sources):
 
 def test_splits_by_hash_are_disjoint_whole_and_stable(tmp_path):
     names = [f"v{i:03d}.mp4" for i in range(100)]
-    splits = plan.find_splits(fill(tmp_path, names), OPTIONS)
+    splits = folder.find_splits(OPTIONS, fill(tmp_path, names))
     assert {split: len(sources) for split, sources in splits.items()} == {"train": 90, "valid": 5, "test": 5}
     assert set.union(*map(ids, splits.values())) == {name[:-4] for name in names}
-    again = plan.find_splits(tmp_path, OPTIONS)
+    again = folder.find_splits(OPTIONS, tmp_path)
     assert again == splits
     # More videos do not move the held-out ones into training order by name: the order looks random.
     order = [source.clip_id for source in splits["train"]]
@@ -40,7 +41,7 @@ def test_splits_by_hash_are_disjoint_whole_and_stable(tmp_path):
 
 def test_small_folders_hold_out_one_usable_video_each(tmp_path):
     fill(tmp_path, ["a.mp4", "b.webm", "c.MKV", "bad1.avi", "bad2.ts"])
-    splits = plan.find_splits(tmp_path, OPTIONS)
+    splits = folder.find_splits(OPTIONS, tmp_path)
     assert {split: len(sources) for split, sources in splits.items()} == {"train": 3, "valid": 1, "test": 1}
     assert ids(splits["train"]) > {"bad1", "bad2"}
 
@@ -48,26 +49,26 @@ def test_small_folders_hold_out_one_usable_video_each(tmp_path):
 def test_too_few_videos_serve_in_every_split(tmp_path):
     fill(tmp_path, ["a.mp4", "b.mp4", "bad.mp4"])
     with pytest.warns(UserWarning, match="2 usable videos .* too few"):
-        splits = plan.find_splits(tmp_path, OPTIONS)
-    assert all(ids(splits[split]) == {"a", "b", "bad"} for split in plan.SPLITS)
+        splits = folder.find_splits(OPTIONS, tmp_path)
+    assert all(ids(splits[split]) == {"a", "b", "bad"} for split in SPLITS)
 
 
 def test_sub_folders_are_splits(tmp_path):
     fill(tmp_path, ["train/a.mp4", "train/deep/b.mp4", "valid/c.mp4", "test/d.mp4", "elsewhere/e.mp4", "test/x.txt"])
-    splits = plan.find_splits(tmp_path, OPTIONS)
+    splits = folder.find_splits(OPTIONS, tmp_path)
     assert {s: ids(v) for s, v in splits.items()} == {"train": {"a", "deep/b"}, "valid": {"c"}, "test": {"d"}}
 
 
 def test_a_missing_split_comes_out_of_training(tmp_path):
     fill(tmp_path, [*(f"train/{i}.mp4" for i in range(10)), "test/d.mp4"])
-    splits = plan.find_splits(tmp_path, OPTIONS)
+    splits = folder.find_splits(OPTIONS, tmp_path)
     assert {split: len(sources) for split, sources in splits.items()} == {"train": 9, "valid": 1, "test": 1}
     assert ids(splits["test"]) == {"d"}
 
 
 def test_names_stay_unique(tmp_path):
     fill(tmp_path, ["a.mp4", "a.mov", "sub/a.mp4", "b.mp4"])
-    splits = plan.find_splits(tmp_path, OPTIONS)
+    splits = folder.find_splits(OPTIONS, tmp_path)
     assert set.union(*map(ids, splits.values())) == {"a.mp4", "a.mov", "sub/a", "b"}
 
 
@@ -75,7 +76,7 @@ def test_names_stay_unique(tmp_path):
     ("count", "wanted", "shards"), [(10, None, 1), (100, None, 4), (1000, None, 32), (7, 3, 3), (2, 5, 2)]
 )
 def test_shards_are_even_and_hold_everything_once(tmp_path, count, wanted, shards):
-    sources = [plan.Source(f"{i}", tmp_path / f"{i}.mp4") for i in range(count)]
+    sources = [Source(f"{i}", tmp_path / f"{i}.mp4") for i in range(count)]
     plans = plan.plan_shards(tmp_path / "n" / "1.0.0", {"train": sources, "test": sources[:1]}, OPTIONS, wanted)
     train = [p for p in plans if p.split == "train"]
     assert len(train) == shards and len(plans) == shards + 1
@@ -87,7 +88,7 @@ def test_shards_are_even_and_hold_everything_once(tmp_path, count, wanted, shard
 
 def test_fingerprints_follow_files_and_options(tmp_path):
     fill(tmp_path, ["a.mp4"])
-    sources = (plan.Source("a", tmp_path / "a.mp4"),)
+    sources = (Source("a", tmp_path / "a.mp4"),)
     make = lambda **options: plan.ShardPlan(tmp_path / "s", "train", sources, ClipOptions(**options)).fingerprint()  # noqa: E731
     first = make()
     assert make() == first
@@ -102,7 +103,7 @@ def test_fingerprints_follow_files_and_options(tmp_path):
 
 def test_folders_without_videos_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*none"):
-        plan.find_splits(tmp_path / "none", OPTIONS)
+        folder.find_splits(OPTIONS, tmp_path / "none")
     fill(tmp_path, ["a.txt", ".hidden/b.mp4"])
     with pytest.raises(UserError, match="holds no videos"):
-        plan.find_splits(tmp_path, OPTIONS)
+        folder.find_splits(OPTIONS, tmp_path)
