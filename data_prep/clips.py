@@ -105,6 +105,11 @@ def _is_still(frames: list[av.VideoFrame]) -> bool:
     return sum(still) >= STILL_SHARE * len(still)
 
 
+def is_silent(audio: np.ndarray) -> bool:
+    """Whether int16 sound `[N]` holds nothing to hear; a constant is silent, too."""
+    return np.ptp(audio.astype(np.int32)) < 2 * SILENT_PEAK
+
+
 def _stretch(source: Source, options: ClipOptions) -> tuple[float, float]:
     """(start, duration) in seconds of the clip in its file."""
     if source.segment is None:
@@ -143,7 +148,7 @@ def make_record(source: Source, options: ClipOptions) -> bytes:
     if film.damaged > _DAMAGED_SHARE * len(frames):
         raise Rejected(f"damaged: {film.damaged} packets cannot be decoded")
     frames, audio = frames[:count], film.audio[: count * clock.SAMPLES_PER_FRAME]
-    if np.ptp(audio.astype(np.int32)) < 2 * SILENT_PEAK:
+    if is_silent(audio):
         raise Rejected("silent")
     if _is_still(frames):
         raise Rejected("still picture")

@@ -4,6 +4,7 @@
 function's own options and those of `Settings`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -12,7 +13,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -75,14 +76,22 @@ class Settings:
 
 def _run(plans: list[ShardPlan], settings: Settings, board: work.Board) -> None:
     """Beam is imported here and not above: it takes seconds, and the worker processes import this file too."""
-    logging.disable(logging.WARNING)  # Beam warns of cloud clients that nobody asked for
-    try:
+    with _without_warnings():
         from data_prep import pipeline
 
-        if settings.runner:
-            pipeline.run_elsewhere(plans, settings.runner, settings.beam_args, board)
-        else:
-            pipeline.run(plans, settings.workers or _cores(), board)
+    if settings.runner:
+        pipeline.run_elsewhere(plans, settings.runner, settings.beam_args, board)
+        return
+    with _without_warnings():
+        pipeline.run(plans, settings.workers or _cores(), board)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Beam warns of cloud clients that nobody asked for."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
     finally:
         logging.disable(logging.NOTSET)
 

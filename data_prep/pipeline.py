@@ -115,7 +115,7 @@ def run_elsewhere(plans: list[ShardPlan], runner: str, beam_args: str, board: wo
     except work.Stopped:
         raise
     except (Exception, SystemExit) as error:  # runners raise whatever their clients do
-        cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        cause = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
         raise UserError(
             f"The job on {runner} failed: {cause}. See its log; started again, only what is missing will be made."
         ) from error

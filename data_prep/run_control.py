@@ -39,12 +39,14 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopped_by_signals(board: work.Board) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM stop the work within a clip; the list holds the signal that came."""
+    """Ctrl-C and SIGTERM stop the work within a clip, a second one at once; the list holds the signal that came."""
     came: list[int] = []
 
     def stop(number, _) -> None:
         came.append(number)
         board.stop.set()
+        if len(came) > 1:
+            raise KeyboardInterrupt(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield came

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         UserError: the folder of `target` cannot be made or written, or the disk is full.
     """
     target = Path(target)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -21,29 +21,14 @@ from data_prep.frontend import Settings, prepare
 from synchformer_jax.data import records
 from synchformer_jax.errors import UserError
 from synchformer_jax.media import decode
-from synchformer_jax.media.encode import write_mp4
+from tests.data_prep.videos import SMALL, contents, write_clip
 
 OPTIONS = {"name": "small", "short_side": 48, "min_sec": 1.5, "max_sec": 2.0, "shards": 3, "workers": 1}
-SMALL = ("--name=small", "--short-side=48", "--min-sec=1.5", "--max-sec=2", "--shards=3")  # the same, typed
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def prepare_folder(videos, out, **changes) -> dict:
     return prepare(folder.find_splits, videos, Settings(out=out, **{**OPTIONS, **changes}))
-
-
-def write_clip(path, seed=0, sec=2.0, still=False, loud=True, size=(64, 48)):
-    """Smooth colours that drift, and noise that can be heard."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[: size[1], : size[0]] / 48
-    phase = random.uniform(0, 6, 3)
-    frames = [
-        np.stack([127 + 100 * np.sin(3 * x + 2 * y + p + (0 if still else i / 8)) for p in phase], -1).astype(np.uint8)
-        for i in range(round(25 * sec))
-    ]
-    audio = (random.normal(size=round(16000 * sec)) * (3000 if loud else 1)).astype(np.int16)
-    write_mp4(path, frames, audio)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +42,7 @@ def videos(tmp_path_factory) -> Path:
     (here / "good 1.json").write_text('{"level": "sparse"}')
     (here / "good 2.json").write_text("not json")
     write_clip(here / "short.mp4", seed=8, sec=0.8)
-    write_clip(here / "still.mp4", seed=9, still=True)
+    write_clip(here / "still.mp4", seed=9, still_share=1.0)
     write_clip(here / "silent.mp4", seed=10, loud=False)
     (here / "broken.mp4").write_bytes(b"not a video" * 100)
     (here / "empty.mkv").touch()
@@ -78,15 +63,6 @@ def prepared(videos, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("out")
     prepare_folder(videos, out)
     return out / "small" / "1.0.0"
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """The checksum of every file that matters."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 def all_records(folder: Path) -> dict[str, dict]:
