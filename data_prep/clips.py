@@ -15,10 +15,6 @@ from synchformer_jax.data.records import encode_example
 from synchformer_jax.media import decode
 from synchformer_jax.media.encode import x264_params
 
-# A key frame every 0.64 s and no B-frames: reading a crop decodes little more than the crop.
-GOP_FRAMES = 16
-CRF = 19
-PRESET = "veryfast"
 # Below this swing either way (-60 dB of full scale) there is nothing to hear, and where no pixel changes by more in
 # 0.2 s, over this share of the clip, nothing to see.
 SILENT_PEAK = 33
@@ -31,6 +27,27 @@ _DAMAGED_SHARE = 0.05  # of packets lost to decoding errors
 
 class Rejected(Exception):
     """A video cannot become a record; the message is the reason in a few words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureCodec:
+    """How H.264 keeps the pictures of a record; benchmarks/codec_study.py measured what is the default here.
+
+    Attributes:
+        crf: constant quality, lower is better.
+        preset, tune: x264's; "" for no tune.
+        gop_frames: from one key frame to the next. Reading a crop decodes at most so many frames more than the crop.
+        b_frames: in a row.
+    """
+
+    crf: int = 19
+    preset: str = "veryfast"
+    tune: str = "fastdecode"
+    gop_frames: int = 16
+    b_frames: int = 0
+
+
+CODEC = PictureCodec()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +66,8 @@ class ClipOptions:
 
     def fingerprint(self) -> list:
         """Everything that the bytes of a record depend on, beside its video."""
-        return [2, GOP_FRAMES, CRF, PRESET, SILENT_PEAK, STILL_CHANGE, STILL_SHARE, *dataclasses.astuple(self)]
+        filters = [SILENT_PEAK, STILL_CHANGE, STILL_SHARE]
+        return [2, *dataclasses.astuple(CODEC), *filters, *dataclasses.astuple(self)]
 
     def estimated_bytes(self) -> int:
         """About the size of a record, rather too high than too low."""
@@ -57,11 +75,12 @@ class ClipOptions:
         return int(self.max_sec * (picture + 20_000))
 
 
-def encode_picture(frames: list[av.VideoFrame]) -> bytes:
+def encode_picture(frames: list[av.VideoFrame], codec: PictureCodec = CODEC) -> bytes:
     """A picture-only mp4 at a constant 25 fps from zero seconds; the same frames give the same bytes.
 
     Args:
         frames: all of one even size, format yuv420p.
+        codec: how they are kept.
     """
     base = Fraction(1, clock.FRAME_RATE)
     buffer = io.BytesIO()
@@ -72,13 +91,12 @@ def encode_picture(frames: list[av.VideoFrame]) -> bytes:
         stream.codec_context.thread_count = 1
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         stream.options = {
-            "crf": str(CRF),
-            "preset": PRESET,
-            "tune": "fastdecode",
-            "g": str(GOP_FRAMES),
-            "bf": "0",
-            "x264-params": f"{x264_params()}:scenecut=0:keyint={GOP_FRAMES}:min-keyint={GOP_FRAMES}",
-        }
+            "crf": str(codec.crf),
+            "preset": codec.preset,
+            "g": str(codec.gop_frames),
+            "bf": str(codec.b_frames),
+            "x264-params": f"{x264_params()}:scenecut=0:keyint={codec.gop_frames}:min-keyint={codec.gop_frames}",
+        } | ({"tune": codec.tune} if codec.tune else {})
         for number, frame in enumerate(frames):
             frame = _own(frame, number, frames)
             frame.pts, frame.time_base, frame.pict_type = number, base, av.video.frame.PictureType.NONE

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import os
+import random
 import shutil
 import signal
 import subprocess
@@ -63,6 +65,10 @@ def prepared(videos, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("out")
     prepare_folder(videos, out)
     return out / "small" / "1.0.0"
+
+
+def read_manifest(out) -> dict:
+    return json.loads((records.find(out) / "manifest.json").read_text())
 
 
 def all_records(folder: Path) -> dict[str, dict]:
@@ -195,15 +201,30 @@ def test_stopping_leaves_whole_shards_only(prepared, videos, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_killed_at_any_time_it_ends_with_the_same_bytes(prepared, videos, tmp_path):
-    command = [sys.executable, "-m", "data_prep.folder", videos, tmp_path, *SMALL, "--workers=2"]
-    for wait in (2.0, 4.0, 5.0, 6.0, 7.0):
-        process = subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stderr=subprocess.DEVNULL)
-        time.sleep(wait)
-        process.kill()
+def test_killed_at_random_times_it_ends_with_the_same_bytes(videos, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for i in range(104):
+        (tmp_path / "videos" / f"{i}.mp4").symlink_to(videos / f"good {i % 5}.mp4")
+
+    def start(out):
+        command = [sys.executable, "-m", "data_prep.folder", tmp_path / "videos", out, *SMALL, "--shards=10"]
+        command = [str(part) for part in [*command, "--workers=2"]]
+        return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    begun = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    took = time.monotonic() - begun
+    moments, shards = random.Random(7), []
+    for _ in range(5):
+        process = start(tmp_path / "killed")
+        time.sleep(moments.uniform(0.2, 0.7) * took)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    subprocess.run(list(map(str, command)), cwd=REPOSITORY, check=True, timeout=300)
-    assert contents(tmp_path / "small" / "1.0.0") == contents(prepared)
+        shards.append(len(list((tmp_path / "killed").rglob(".done/*.json"))))
+    assert start(tmp_path / "killed").wait() == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert sum(split["records"] for split in read_manifest(tmp_path / "killed")["splits"].values()) == 104
+    assert shards[-1] > 0  # the kills came amid the work, which went on from there
 
 
 def test_a_full_disk_is_noticed_before_and_while_writing(videos, tmp_path, monkeypatch):
