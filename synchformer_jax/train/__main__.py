@@ -17,6 +17,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of several processes: finds the others by jax.distributed (TPU, Slurm, Open MPI)."
 )
+PROFILE = flags.DEFINE_bool("profile", False, "Also write an XProf trace of a few steps to WORKDIR/profile.")
 
 
 _KEPT = "Configuration is not available because of an earlier failure to load: Failed loading config file"
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> None:
     if DISTRIBUTED.value:
         jax.distributed.initialize()
     try:
-        fit(config, WORKDIR.value)
+        fit(config, WORKDIR.value, profile=PROFILE.value)
     except Interrupted as stop:
         command = " ".join(["python -m synchformer_jax.train", *sys.argv[1:]])
         print(f"Stopped after step {stop.step}; it is saved. To go on, give the same command again:\n  {command}")
@@ -52,7 +53,9 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except flags.UnrecognizedFlagError as error:
-        raise UserError(f"{error}. The flags are --config, --config.FIELD, --workdir and --distributed.") from error
+        raise UserError(
+            f"{error}. The flags are --config, --config.FIELD, --workdir, --distributed and --profile."
+        ) from error
     except flags.Error as error:
         raise UserError(
             f"{error}. Put --config FILE before its fields, and give values of the field's kind."

@@ -91,19 +91,23 @@ def base_config(stage: str, size: str = "B") -> ConfigDict:
                 "keep": 2,  # the last ones, besides the best
                 "patience": 0,  # evaluations without a better one until the run stops; 0: never
                 "accumulate": 1,  # parts a batch is computed in
+                "on_bad_step": "stop",  # or "skip": what a loss that is no number, or a spike, does
+                "spike_factor": 0.0,  # times the median gradient norm of late is a spike; 0: there are none
+                "wandb_project": "",  # also tell Weights & Biases
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
         }
     )
 
 
-def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
+def validate(config: ConfigDict, devices: int, processes: int = 1, *, paths: bool = True) -> None:
     """Finds what would fail later, while nothing has been computed yet.
 
     Args:
         config: of a run.
         devices: the number of devices of all processes.
         processes: the number of processes.
+        paths: also whether data and earlier runs are there.
 
     Raises:
         UserError: names the field and the fix.
@@ -111,6 +115,9 @@ def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
     _choice(config, "stage", STAGES)
     _choice(config, "optimizer.name", OPTIMIZERS)
     _choice(config, "optimizer.schedule", SCHEDULES)
+    _choice(config, "train.on_bad_step", ("stop", "skip"))
+    factor = config.train.spike_factor
+    _require(config, "train.spike_factor", factor == 0 or factor > 1, "Give 0 for no limit, or more than 1, such as 10")
     for field in ("train.steps", "train.log_every", "train.keep", "train.accumulate", "data.batch_size", "data.size"):
         _require(config, field, get(config, field) >= 1, "Give 1 or more")
     for field in ("train.checkpoint_every", "train.eval_batches", "train.patience", "data.workers"):
@@ -121,7 +128,8 @@ def validate(config: ConfigDict, devices: int, processes: int = 1) -> None:
         _require(config, f"augment.{name}", 0 <= config.augment[name] <= 1, "Give a share between 0 and 1")
     _validate_mesh(config, devices, processes)
     _validate_sizes(config)
-    _validate_paths(config)
+    if paths:
+        _validate_paths(config)
 
 
 def _validate_mesh(config: ConfigDict, devices: int, processes: int) -> None:

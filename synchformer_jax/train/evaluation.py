@@ -20,7 +20,7 @@ def evaluate(
     eval_step: Callable[[Arrays, Any], dict[str, jax.Array]],
     arrays: Arrays,
     batches: Iterable[dict[str, np.ndarray]],
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Stage 1: loss, and precision of finding a window of segments in the other stream. Later: loss and accuracies.
 
     Args:
@@ -28,6 +28,10 @@ def evaluate(
         eval_step: of `make_eval_step`.
         arrays: all parameters.
         batches: one pass over the held-out clips; a last one may be smaller.
+
+    Returns:
+        The metrics, and pictures to look at: in stage 1 "similarity", the cosines `[visual, audio]` of the first group
+        of clips; later none.
     """
     local = run.config.data.batch_size // jax.process_count()
     outputs: dict[str, list[np.ndarray]] = {}
@@ -51,20 +55,22 @@ def evaluate(
     gathered = {name: np.concatenate(parts) for name, parts in outputs.items()}
     if run.config.stage == "segment_avclip":
         return _contrastive(run, gathered)
-    return _offset(gathered["logits"], gathered["target"])
+    return _offset(gathered["logits"], gathered["target"]), {}
 
 
-def _contrastive(run: Run, outputs: dict[str, np.ndarray]) -> dict[str, float]:
+def _contrastive(run: Run, outputs: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     visual, audio = outputs["visual"].astype(np.float64), outputs["audio"].astype(np.float64)
     clips, segments, width = visual.shape
     group = min(run.config.contrastive.group_clips or run.config.data.batch_size, clips)
     whole = clips // group * group
     grouped = [part[:whole].reshape(-1, group * segments, width) for part in (visual, audio)]
-    similarities = np.einsum("gvd,gad->gva", *grouped) / float(outputs["temperature"][0])
+    cosines = np.einsum("gvd,gad->gva", *grouped)
+    similarities = cosines / float(outputs["temperature"][0])
     loss = (_nats(similarities) + _nats(similarities.swapaxes(1, 2))) / 2
     window = min(WINDOW, max(1, segments - 1))
     windows = metrics.shifted_windows(audio, visual, window)
-    return {"loss": float(loss), "precision": float(np.mean(windows["precision"]))}
+    values = {"loss": float(loss), "precision": float(np.mean(windows["precision"]))}
+    return values, {"similarity": cosines[0]}
 
 
 def _nats(similarities: np.ndarray) -> float:

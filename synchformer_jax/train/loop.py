@@ -14,21 +14,27 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from synchformer_jax.data import pipeline
-from synchformer_jax.errors import UserError
 from synchformer_jax.files import atomic_path
 from synchformer_jax.models import config as model_configs
-from synchformer_jax.train import checkpoint, initial
+from synchformer_jax.train import checkpoint, initial, roofline
 from synchformer_jax.train import config as configs
 from synchformer_jax.train import mesh as meshes
 from synchformer_jax.train import state as states
 from synchformer_jax.train import step as steps
+from synchformer_jax.train.bad_steps import BadSteps
 from synchformer_jax.train.evaluation import evaluate
 from synchformer_jax.train.interrupt import Interrupted, Interrupts
 from synchformer_jax.train.metrics_writer import MetricsWriter, Watcher
+from synchformer_jax.train.profile import Profile
 
 
-def fit(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+def fit(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> dict[str, float]:
     """Trains, evaluates and writes checkpoints and metrics to `workdir`.
+
+    Args:
+        config: of the run.
+        workdir: its folder; what is there goes on.
+        profile: also writes an XProf trace of a few steps to `workdir/profile`.
 
     Returns:
         The metrics of the last evaluation, empty where there was none.
@@ -53,7 +59,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             why = "stopped early, its metric no longer rose" if progress.get("stopped_early") else "is finished"
             print(f"The run in {workdir} {why}: {there[-1]} of {config.train.steps} steps.")
             return progress.get("last_metrics", {})
-    return Training(config, workdir).run()
+    return Training(config, workdir, profile).run()
 
 
 @dataclasses.dataclass
@@ -65,12 +71,13 @@ class Progress:
     evaluations_since_best: int = 0
     stopped_early: bool = False
     last_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    bad_steps: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Training:
     """One process's part of a run, from its first step in this process to its last."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: ConfigDict, workdir: Path, profile: bool = False):
         self.config, self.workdir, self.main = config, workdir, jax.process_index() == 0
         self.batches = pipeline.batches(config, "train", train=True)
         if config.train.eval_every:
@@ -91,13 +98,17 @@ class Training:
         initial.check_features(config, {**self.frozen, **self.state.params})
         if latest is not None:
             self.batches.set_state(self.progress.iterator)
+        settings = config.train
+        self.bad_steps = BadSteps(workdir, settings.on_bad_step, settings.spike_factor, jax.process_index())
+        self.bad_steps.set_state(self.progress.bad_steps)
+        self.profile = Profile(workdir / "profile") if profile else None
         self.train_step, self.eval_step = steps.make_train_step(self.setup), steps.make_eval_step(self.setup)
         self.clip_flops = steps.flops_per_clip(config, self.setup.trained)
         self.writer = self.watcher = None
         if self.main:
             with atomic_path(workdir / "config.json") as path:
                 path.write_text(json.dumps(configs.to_dict(config), indent=1) + "\n")
-            self.writer = MetricsWriter(workdir, self.step)
+            self.writer = MetricsWriter(workdir, self.step, config)
             if self.progress.best:  # a killed run may have named a step that it did not come to save
                 checkpoint.write_best(workdir, self.progress.best)
 
@@ -147,7 +158,12 @@ class Training:
         """Starts a step on the device, then looks at the result of the one before while this one runs."""
         settings = self.config.train
         inputs = meshes.put_batch(self.mesh, steps.device_fields(batch))
-        self.state, metrics = self.train_step(self.state, self.frozen, inputs)
+        spikes = (np.float32(self.bad_steps.limit(self.step + 1)),) if settings.spike_factor else ()
+        if self.profile:
+            self.profile.before(self.step + 1)
+        self.state, metrics = self.train_step(self.state, self.frozen, inputs, *spikes)
+        if self.profile:
+            self.profile.after(metrics, self.say)
         self.step += 1
         self.check(window.push(self.step, metrics, batch.get("record")))
         last = self.step == settings.steps
@@ -169,28 +185,23 @@ class Training:
             self.checkpoints.finish()
 
     def check(self, results: list[tuple[int, dict[str, float], Any]]) -> None:
-        """Stops at a loss that is no number, before it gets into a checkpoint."""
+        """Stops at a bad step before it gets into a checkpoint, or tells that it was skipped."""
         for step, values, records in results:
-            if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
-                continue
-            path = self.workdir / f"not_finite_{step:08d}_{jax.process_index()}.json"
-            with atomic_path(path) as temporary:
-                ids = [] if records is None else np.asarray(records).tolist()
-                temporary.write_text(
-                    json.dumps({"step": step, "metrics": {k: str(v) for k, v in values.items()}, "records": ids})
-                )
-            raise UserError(
-                f"The loss of step {step} is {values['loss']}, the gradient norm {values['grad_norm']}. The records of "
-                f"its batch are in {path}. Look at them, or lower --config.optimizer.learning_rate; "
-                "started again, the run goes on from its last checkpoint."
-            )
+            told = self.bad_steps.check(step, values, records)
+            if told:
+                self.say(told)
+        self.progress.bad_steps = self.bad_steps.get_state()
 
     def report(self, window: "Window") -> None:
         """Means since the last report, on disk and before the eyes."""
         values = window.means(self.config.data.batch_size)
-        values["model_tflops_per_sec"] = values["clips_per_sec"] * self.clip_flops / 1e12
+        a_chip = values["clips_per_sec"] * self.clip_flops / jax.device_count()
+        values["model_tflops_per_sec"] = a_chip / 1e12
+        share = roofline.mfu(a_chip, jax.devices()[0].device_kind)
+        values |= {} if share is None else {"mfu": share}
+        values |= roofline.memory_in_use()
         self.writer.write(self.step, "train", values)
-        shown = ("loss", "accuracy", "grad_norm", "clips_per_sec")
+        shown = ("loss", "accuracy", "grad_norm", "skipped", "clips_per_sec", "mfu", "data_wait")
         self.watcher.line(self.step, {name: values[name] for name in shown if name in values})
 
     def test(self) -> None:
@@ -198,7 +209,7 @@ class Training:
         limit = self.config.train.eval_batches
         batches: Iterator = iter(pipeline.batches(self.config, "valid", train=False))
         some = (batch for _, batch in zip(range(limit), batches, strict=False)) if limit else batches
-        values = evaluate(self.setup, self.eval_step, {**self.frozen, **self.state.params}, some)
+        values, pictures = evaluate(self.setup, self.eval_step, {**self.frozen, **self.state.params}, some)
         self.progress.last_metrics = values
         metric = checkpoint.BEST_METRIC[self.config.stage]
         if values[metric] > self.progress.best.get(metric, -math.inf):
@@ -211,6 +222,8 @@ class Training:
         self.progress.stopped_early = bool(patience and self.progress.evaluations_since_best >= patience)
         if self.main:
             self.writer.write(self.step, "valid", values)
+            for name, picture in pictures.items():
+                self.writer.picture(self.step, f"valid/{name}", picture)
             self.say(f"step {self.step} on held-out clips: " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
             if self.progress.stopped_early:
                 self.say(f"Stopping early: {patience} evaluations without a better {metric}.")
@@ -228,6 +241,8 @@ class Training:
     def close(self) -> None:
         """Leaves folder, files and terminal in order."""
         self.checkpoints.close()
+        if self.profile:
+            self.profile.close()
         if self.main:
             self.writer.close()
             if self.watcher:
@@ -269,9 +284,15 @@ class Window:
             self.wait += seconds
 
     def means(self, batch_size: int) -> dict[str, float]:
-        """Mean metrics, speed and the share of time in which the device waited for data (at most so much)."""
+        """Mean metrics, speed and the share of time in which the device waited for data (at most so much).
+
+        Of skipped steps only their number counts.
+        """
         spent = time.monotonic() - self.began
-        values = {name: float(np.mean([result[name] for result in self.results])) for name in self.results[0]}
+        good = [result for result in self.results if not result.get("skipped")] or self.results
+        values = {name: float(np.mean([result[name] for result in good])) for name in good[0]}
+        if "skipped" in values:
+            values["skipped"] = sum(result["skipped"] for result in self.results)
         values["learning_rate"] = self.results[-1]["learning_rate"]
         values |= {"clips_per_sec": len(self.results) * batch_size / spent, "data_wait": min(1.0, self.wait / spent)}
         self.restart()

@@ -1,28 +1,39 @@
-"""What a run tells: JSON lines, TensorBoard events, and a progress bar or plain lines for whoever watches."""
+"""What a run tells: JSON lines, TensorBoard events, Weights & Biases, and a bar or plain lines for whoever watches."""
 
 import json
 import math
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from synchformer_jax.errors import UserError
 from synchformer_jax.files import atomic_path
+
+PIXELS = 8  # a side of one value of a picture
 
 
 class MetricsWriter:
-    """Appends to `WORKDIR/metrics.jsonl` and `WORKDIR/tensorboard`.
+    """Appends to `WORKDIR/metrics.jsonl`, `WORKDIR/tensorboard`, and to a Weights & Biases run where the config asks.
 
     Args:
         workdir: of the run.
         step: where the run goes on; lines of later steps, from a run that was killed, are taken out.
+        config: of the run.
+
+    Raises:
+        UserError: `config.train.wandb_project` is given and wandb is not installed.
     """
 
-    def __init__(self, workdir: str | Path, step: int = 0):
+    def __init__(self, workdir: str | Path, step: int = 0, config: ConfigDict | None = None):
+        self.wandb = _wandb(Path(workdir), config) if config and config.train.get("wandb_project") else None
         self.path = Path(workdir) / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
@@ -38,11 +49,46 @@ class MetricsWriter:
         self.file.flush()
         for name, value in values.items():
             self.board.add_scalar(f"{split}/{name}", value, step)
+        if self.wandb:
+            self.wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+    def picture(self, step: int, name: str, values: np.ndarray) -> None:
+        """A matrix with values from -1 (dark) to 1 (bright), to TensorBoard."""
+        from matplotlib import colormaps  # slow to import, and only evaluation needs it
+
+        colours = colormaps["viridis"]((np.asarray(values, np.float64) + 1) / 2)[..., :3]
+        pixels = (255 * colours).astype(np.uint8).repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
+        self.board.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Writes out what is left."""
         self.file.close()
         self.board.close()
+        if self.wandb:
+            self.wandb.finish()
+
+
+def _wandb(workdir: Path, config: ConfigDict) -> Any:
+    """A run of Weights & Biases, the same one after a restart."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f"config.train.wandb_project={config.train.wandb_project} needs Weights & Biases, which is not installed: "
+            "pip install wandb, or leave the field empty."
+        ) from error
+    name = workdir / "wandb_run_id"
+    if not name.is_file():
+        with atomic_path(name) as path:
+            path.write_text(uuid.uuid4().hex)
+    return wandb.init(
+        project=config.train.wandb_project,
+        id=name.read_text(),
+        resume="allow",
+        name=workdir.name,
+        dir=str(workdir),
+        config=config.to_dict(),
+    )
 
 
 def _step_of(line: str) -> float:

@@ -123,10 +123,12 @@ def flops_per_clip(config: ConfigDict, trained: tuple[str, ...]) -> float:
     return config.model.segments * (picture + times("audio") * cost["audio_segment"]) + head
 
 
-def make_train_step(run: Run) -> Callable[[TrainState, Arrays, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step: `(state, frozen, batch) -> (state, metrics)`. The state that goes in is used up.
+def make_train_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step: `(state, frozen, batch[, limit]) -> (state, metrics)`. The state that goes in is used up.
 
-    Its randomness depends on nothing but the seed and the step's number, so that a resumed run draws the same.
+    Its randomness depends on nothing but the seed and the step's number, so that a resumed run draws the same. With
+    `train.on_bad_step` "skip", a loss or a gradient that is no number, or a gradient norm above `limit`, leaves
+    parameters and optimiser as they were; the metric `skipped` is then 1.
     """
     config, mesh = run.config, run.mesh
     parts, shards = config.train.accumulate, meshes.batch_shards(mesh)
@@ -142,7 +144,9 @@ def make_train_step(run: Run) -> Callable[[TrainState, Arrays, Batch], tuple[Tra
 
         return jax.tree.map(cut, batch)
 
-    def step(state: TrainState, frozen: Arrays, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(
+        state: TrainState, frozen: Arrays, batch: Batch, limit: jax.Array | float = jnp.inf
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         gradient = jax.value_and_grad(lambda *args: loss_and_metrics(run, *args), has_aux=True)
         if parts == 1:
@@ -162,6 +166,11 @@ def make_train_step(run: Run) -> Callable[[TrainState, Arrays, Batch], tuple[Tra
         params = optax.apply_updates(state.params, updates)
         if "logit_scale" in params:
             params["logit_scale"] = jnp.clip(params["logit_scale"], limits.min, limits.max)
+        if config.train.on_bad_step == "skip":
+            good = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]) & (metrics["grad_norm"] <= limit)
+            before = (state.params, state.opt_state)
+            params, opt_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), (params, opt_state), before)
+            metrics["skipped"] = 1.0 - good
         return TrainState(state.step + 1, params, opt_state), metrics
 
     whole = meshes.replicated(mesh)

@@ -1,15 +1,17 @@
 """Whole runs of a tiny model: what they leave on disk, and that stopping in any way changes nothing."""
 
+import itertools
 import json
 import os
 import signal
+from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
 
 from synchformer_jax.errors import UserError
-from synchformer_jax.train import checkpoint, initial, loop, state
+from synchformer_jax.train import bad_steps, checkpoint, initial, loop, state
 from synchformer_jax.train.interrupt import Interrupted
 from tests.train.tiny import FakeBatches
 
@@ -34,7 +36,7 @@ def straight(config, place):
     return place / "straight", loop.fit(config, place / "straight")
 
 
-SPEEDS = ("clips_per_sec", "data_wait", "model_tflops_per_sec")
+SPEEDS = ("clips_per_sec", "data_wait", "model_tflops_per_sec", "host_memory_gib")
 
 
 def lines(workdir, split):
@@ -71,6 +73,9 @@ def test_a_run_leaves_metrics_config_events_and_checkpoints(straight, config):
     assert lines(workdir, "valid")[-1] == {"step": 6, "split": "valid", **metrics}
     assert json.loads((workdir / "config.json").read_text())["stage"] == "sync"
     assert list((workdir / "tensorboard").glob("events*"))
+    row = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"loss", "learning_rate", "grad_norm", *SPEEDS} <= row.keys()
+    assert "mfu" not in row  # no peak is known of a CPU
     best = json.loads((workdir / "best.json").read_text())["step"]
     assert set(checkpoint.steps(workdir)) == {4, 6, best}
 
@@ -174,13 +179,90 @@ def test_a_loss_that_is_no_number_stops_with_its_records(config, place, monkeypa
     monkeypatch.setattr(loop.steps, "make_train_step", broken)
     with pytest.raises(UserError, match="loss of step 3 is nan"):
         loop.fit(config, place / "nan")
-    told = json.loads((place / "nan" / "not_finite_00000003_0.json").read_text())
+    told = json.loads((place / "nan" / "bad_step_00000003_0.json").read_text())
     assert told["records"] == list(range(300, 308))
     assert checkpoint.steps(place / "nan") == [2]
 
 
+class Spoiled(Disturbed):
+    """Batches of which some spoil the loss: silence makes it no number, a constant sound makes it a spike."""
+
+    spoil: ClassVar[dict[int, int]] = {}
+
+    def __next__(self):
+        batch = super().__next__()
+        if self.train and self.step in Spoiled.spoil:
+            batch["audio"] = np.full_like(batch["audio"], Spoiled.spoil[self.step])
+        return batch
+
+
+@pytest.fixture
+def spoiled(config, monkeypatch):
+    """A config that skips bad steps; step 3 is no number and step 5 a spike, inside the compiled step."""
+    honest = loop.steps.loss_and_metrics
+
+    def spoil(run, params, frozen, batch, key):
+        loss, metrics = honest(run, params, frozen, batch, key)
+        audio = batch["audio"]
+        factor = jax.numpy.where((audio == 0).all(), np.nan, jax.numpy.where((audio == 7).all(), 1e4, 1.0))
+        return loss * factor, metrics
+
+    monkeypatch.setattr(loop.steps, "loss_and_metrics", spoil)
+    monkeypatch.setattr(loop.pipeline, "batches", Spoiled)
+    monkeypatch.setattr(bad_steps, "NEEDED", 2)
+    Spoiled.spoil = {3: 0, 5: 7}
+    config = config.copy_and_resolve_references()
+    config.train.update({"on_bad_step": "skip", "spike_factor": 20.0, "checkpoint_every": 1, "keep": 9})
+    return config
+
+
+def test_bad_steps_are_skipped_whole_and_told(spoiled, place, capfd):
+    workdir = place / "skip"
+    loop.fit(spoiled, workdir)
+    arrays = [checkpoint.load_arrays(workdir, step)[0] for step in range(1, 7)]
+    moved = [any(not np.array_equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(arrays)]
+    assert moved == [True, False, True, False, True]  # steps 2 to 6
+    assert all(np.isfinite(value).all() for value in arrays[-1].values())
+    rows = lines(workdir, "train")
+    assert [row["skipped"] for row in rows] == [0, 0, 1, 0, 1, 0]
+    assert rows[2]["loss"] is None and rows[4]["loss"] > 1e3
+    for step in (3, 5):
+        told = json.loads((workdir / f"bad_step_0000000{step}_0.json").read_text())
+        assert told["records"] == list(range(100 * step, 100 * step + 8))
+    printed = capfd.readouterr().err
+    assert "The loss of step 3 is nan" in printed and "spike_factor=20.0 times the usual" in printed
+
+
+@pytest.mark.parametrize("at", [4, 5])
+def test_a_run_with_bad_steps_goes_on_the_same(spoiled, place, at):
+    straight = place / "skip"
+    if not straight.exists():
+        loop.fit(spoiled, straight)
+    workdir = place / f"skip{at}"
+    Disturbed.at, Disturbed.what = at, lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        loop.fit(spoiled, workdir)
+    loop.fit(spoiled, workdir)
+    assert_same_run(workdir, straight)
+
+
+def test_a_spike_stops_where_bad_steps_stop(spoiled, place):
+    spoiled.train.on_bad_step = "stop"
+    Spoiled.spoil = {5: 7}
+    with pytest.raises(UserError, match=r"loss of step 5 .*more than config.train.spike_factor=20.0 times the usual"):
+        loop.fit(spoiled, place / "spike")
+    assert checkpoint.steps(place / "spike")[-1] == 4
+
+
+def test_a_profile_is_written(config, place):
+    short = config.copy_and_resolve_references()
+    short.train.update({"eval_every": 0, "steps": 5})
+    loop.fit(short, place / "profile", profile=True)  # ends while the trace still runs
+    assert list((place / "profile" / "profile").rglob("*.xplane.pb"))
+
+
 def test_patience_ends_a_run_that_no_longer_gets_better(config, place, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "evaluate", lambda *_: {"loss": 1.0, "accuracy": 0.5})
+    monkeypatch.setattr(loop, "evaluate", lambda *_: ({"loss": 1.0, "accuracy": 0.5}, {}))
     config = config.copy_and_resolve_references()
     config.train.update({"eval_every": 1, "patience": 2})
     loop.fit(config, place / "patience")
