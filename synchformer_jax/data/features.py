@@ -1,26 +1,36 @@
-"""The cache of frozen visual features: one `.npy` file and one JSON header a split.
+"""The cache of frozen visual features: bfloat16 in `.npy` shards, and one JSON header a split.
 
-    FOLDER/train.npy    float16 [records, starts, tokens, width]
-    FOLDER/train.json   what it was made from
+    FOLDER/train.json                              what it was made from, and how it is cut
+    FOLDER/train-DIGEST/view0-00003-of-00012.npy   uint16 [records, starts, tokens, width], the bits of bfloat16
 
 Start k of a record is the segment of frames 8k to 8k + 16, so half-overlapping segments are neighbours in the file and
-a crop that starts at a multiple of 8 frames is one read. Starts beyond the end of a short clip are zero.
+a crop that starts at a multiple of 8 frames is one read. Starts beyond the end of a short clip are zero. View 0 is the
+plain centre of the picture, the others are augmented; training draws one of all views for each clip and epoch.
+
+DIGEST stands for the header: shards of another extractor or other records are never taken for these. A shard appears
+whole or not at all, and no two processes write the same one, so any number of them may write a cache, in any order,
+and go on where they were stopped.
 """
 
-import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from synchformer_jax import clock
+from synchformer_jax.data import sampling
 from synchformer_jax.data.sampling import HALF_SEGMENT_FRAMES
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path, require_disk
+from synchformer_jax.files import atomic_path
 
 STARTS = 30  # half-segment starts in 10 s
 CLIP_FRAMES = HALF_SEGMENT_FRAMES * (STARTS - 1) + clock.SEGMENT_FRAMES  # 248, what they cover
+_NPY_HEADER = 128  # bytes before the array, as numpy.save writes it for any shape of ours
+_VIEW = 2  # the stream of random numbers that chooses a view, besides those of sampling
 
 
 def num_starts(clip_frames: int) -> int:
@@ -28,141 +38,163 @@ def num_starts(clip_frames: int) -> int:
     return min(STARTS, max(0, (clip_frames - clock.SEGMENT_FRAMES) // HALF_SEGMENT_FRAMES + 1))
 
 
-def read_header(folder: str | os.PathLike, split: str | None = None) -> dict:
-    """The header of a split of a cache, or of all splits: "source", "fingerprint", "shape".
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a split of a cache holds.
+
+    Attributes:
+        source: which extractor made it, its fingerprint first, and how views are augmented.
+        fingerprint: of the records, `pipeline.Records.fingerprint`.
+        records, tokens, width: each view is `[records, 30, tokens, width]`.
+        views: how many.
+        shard_records: records in each shard but the last.
+    """
+
+    source: str
+    fingerprint: int
+    records: int
+    tokens: int
+    width: int
+    views: int = 1
+    shard_records: int = 256
+
+    @property
+    def shards(self) -> int:
+        """Shards of one view."""
+        return -(-self.records // self.shard_records)
+
+    @property
+    def digest(self) -> str:
+        """A short name of all of this."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:8]
+
+    def rows(self, shard: int) -> range:
+        """The records in a shard."""
+        return range(shard * self.shard_records, min(self.records, (shard + 1) * self.shard_records))
+
+    def shape(self, shard: int) -> tuple[int, int, int, int]:
+        """Of a shard's array."""
+        return len(self.rows(shard)), STARTS, self.tokens, self.width
+
+    def bytes(self, shard: int) -> int:
+        """Of a shard's array."""
+        return 2 * int(np.prod(self.shape(shard)))
+
+    def path(self, folder: str | os.PathLike, split: str, view: int, shard: int) -> Path:
+        """Of a shard."""
+        return Path(folder) / f"{split}-{self.digest}" / f"view{view}-{shard:05d}-of-{self.shards:05d}.npy"
+
+    def missing(self, folder: str | os.PathLike, split: str) -> list[tuple[int, int]]:
+        """(view, shard) of what is not on disk yet."""
+        return [
+            (view, shard)
+            for view in range(self.views)
+            for shard in range(self.shards)
+            if not self.path(folder, split, view, shard).is_file()
+        ]
+
+
+def read_header(folder: str | os.PathLike, split: str) -> Header:
+    """The header of a split of a cache.
 
     Raises:
-        UserError: there is none, or the splits come from different extractors.
+        UserError: there is none.
     """
-    headers = []
-    for path in sorted(Path(folder).glob(f"{split or '*'}.json")):
-        try:
-            headers.append(json.loads(path.read_text()))
-            if not {"source", "fingerprint", "shape"} <= set(headers[-1]):
-                raise ValueError("fields are missing")
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is no header of visual features ({error}). {_make(folder)}") from error
-    if not headers:
-        raise UserError(f"{folder} holds no visual features{f' of {split!r}' if split else ''}. {_make(folder)}")
-    if len({header["source"] for header in headers}) > 1:
-        raise UserError(f"The splits in {folder} come from different extractors. {_make(folder)}")
-    return headers[0]
+    path = Path(folder) / f"{split}.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no visual features of {split!r}. {_make(folder)}")
+    try:
+        return Header(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is no header of visual features ({error}). {_make(folder)}") from error
+
+
+def write_header(folder: str | os.PathLike, split: str, header: Header) -> None:
+    """Names the cache that `folder` is to hold. Every process that writes shards may do it, all write the same.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with atomic_path(Path(folder) / f"{split}.json") as path:
+        path.write_text(json.dumps(dataclasses.asdict(header), indent=2) + "\n")
+
+
+def write_shard(
+    folder: str | os.PathLike, split: str, header: Header, view: int, shard: int, values: np.ndarray
+) -> None:
+    """Writes one shard, whole or not at all.
+
+    Args:
+        folder, split, header: of the cache.
+        view, shard: which.
+        values: `[records, starts, tokens, width]`, any floating type.
+
+    Raises:
+        UserError: the values are not finite, or the disk is full.
+        ValueError: they have another shape.
+    """
+    if values.shape != header.shape(shard):
+        raise ValueError(f"shard {shard} is {header.shape(shard)}, not {values.shape}")
+    if not np.isfinite(values.astype(np.float32)).all():
+        raise UserError("The visual features are not finite. Give --workdir a stage-1 run whose loss is.")
+    with atomic_path(header.path(folder, split, view, shard)) as path:
+        np.save(path, values.astype(ml_dtypes.bfloat16).view(np.uint16))
 
 
 def _make(folder: str | os.PathLike) -> str:
     return f"Make them with: python -m synchformer_jax.train.cache --workdir STAGE1 --data DATA --out {folder}"
 
 
-class FeatureWriter:
-    """Writes the features of a split, in any order of records, whole or not at all.
-
-    with FeatureWriter(folder, "train", fingerprint, records=1000, tokens=8, width=768) as writer:
-        writer.write(range(32), features)
+class Features:
+    """Reads the features of a split. Safe to pickle and to share between threads.
 
     Args:
         folder: of the cache.
         split: of the data set.
-        fingerprint: of the records, `pipeline.Records.fingerprint`.
-        records, tokens, width: the cache is `[records, 30, tokens, width]`.
-        source: which extractor made them, for the reader to check.
+        fingerprint: of the records that it must have been made from; None takes any.
 
     Raises:
-        UserError: the disk is too small or cannot be written, or not all records were written.
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        split: str,
-        fingerprint: int,
-        *,
-        records: int,
-        tokens: int,
-        width: int,
-        source: str = "",
-    ):
-        self.path = Path(folder) / f"{split}.npy"
-        self.shape = (records, STARTS, tokens, width)
-        self.header = {"fingerprint": fingerprint, "shape": list(self.shape), "source": source}
-
-    def __enter__(self) -> "FeatureWriter":
-        require_disk(self.path.parent, 2 * int(np.prod(self.shape)))
-        with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
-            stack.push(self._finish)
-            self._array = np.lib.format.open_memmap(temporary, "w+", np.float16, self.shape)
-            self._done = np.zeros(self.shape[0], bool)
-            self._stack = stack.pop_all()
-        return self
-
-    def write(self, records, features: np.ndarray) -> None:
-        """Stores `features`, `[n, starts, tokens, width]`, of the n records with the given indices."""
-        records = np.asarray(records)
-        with np.errstate(over="ignore"):
-            features = np.asarray(features).astype(np.float16)
-        if not np.isfinite(features).all():
-            raise UserError("The visual features are not finite in float16. The fix: use a stage-1 run whose loss is.")
-        self._array[records, : features.shape[1]] = features
-        self._done[records] = True
-
-    def _finish(self, kind: type | None, *_) -> None:
-        if kind is None:
-            if not self._done.all():
-                missing = np.flatnonzero(~self._done)
-                raise UserError(
-                    f"{len(missing)} of {len(self._done)} records of {self.path} were not written "
-                    f"(first: {missing[:5].tolist()}). Write the cache again."
-                )
-            self._array.flush()
-            with atomic_path(self.path.with_suffix(".json")) as temporary:
-                temporary.write_text(json.dumps(self.header, indent=2) + "\n")
-        del self._array
-
-    def __exit__(self, *error) -> bool | None:
-        return self._stack.__exit__(*error)
-
-
-class Features:
-    """Reads the features of a split. Safe to pickle and to share between threads.
-
-    Raises:
-        UserError: there is no such cache, or it was made from other records.
+        UserError: there is no such cache, it is not complete, or it was made from other records.
     """
 
     def __init__(self, folder: str | os.PathLike, split: str, fingerprint: int | None = None):
-        self.path = Path(folder) / f"{split}.npy"
-        header, make = read_header(folder, split), _make(folder)
-        try:
-            self._array = np.load(self.path, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} holds no visual features of {split!r} ({error}). {make}") from error
-        if list(self._array.shape) != header["shape"]:
+        self.folder, self.split, self.header = Path(folder), split, read_header(folder, split)
+        if fingerprint is not None and self.header.fingerprint != fingerprint:
             raise UserError(
-                f"{self.path} is {list(self._array.shape)}, not {header['shape']} as its header says. {make}"
+                f"The visual features of {split!r} in {folder} were made from other records than those of config.data."
+                f"{split} now. {_make(folder)}"
             )
-        if fingerprint is not None and header["fingerprint"] != fingerprint:
-            raise UserError(f"{self.path} was made from other records than those of {split!r} now. {make}")
-        self.header = header
+        missing = self.header.missing(folder, split)
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {self.header.views * self.header.shards} shards of the visual features of "
+                f"{split!r} in {folder} are missing, such as {self.header.path(folder, split, *missing[0]).name}. "
+                "Give the command that writes them again; it goes on where it was."
+            )
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(records, starts, tokens, width)"""
-        return self._array.shape
+    def view(self, seed: int, epoch: int, record: int) -> int:
+        """The view that training sees of a record in an epoch."""
+        return int(sampling.random(seed, epoch, record, _VIEW).integers(self.header.views))
 
-    def window(self, record: int, first_frame: int, segments: int) -> np.ndarray:
-        """Half-overlapping segments of a record from `first_frame` on, float16 `[segments, tokens, width]`.
+    def window(self, record: int, first_frame: int, segments: int, view: int = 0) -> np.ndarray:
+        """Half-overlapping segments of a record from `first_frame` on, bfloat16 `[segments, tokens, width]`.
 
         Raises:
             ValueError: they are not in the cache.
+            UserError: the shard cannot be read.
         """
         start, rest = divmod(first_frame, HALF_SEGMENT_FRAMES)
-        if rest or start < 0 or start + segments > self.shape[1]:
-            raise ValueError(f"no {segments} segments from frame {first_frame} on in a cache of {self.shape[1]} starts")
-        return np.array(self._array[record, start : start + segments])
-
-    def __getstate__(self) -> dict:
-        return {"path": self.path, "header": self.header}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._array = np.load(self.path, mmap_mode="r")
+        if rest or start < 0 or start + segments > STARTS:
+            raise ValueError(f"no {segments} segments from frame {first_frame} on in a cache of {STARTS} starts")
+        shard, row = divmod(record, self.header.shard_records)
+        path = self.header.path(self.folder, self.split, view, shard)
+        count = segments * self.header.tokens * self.header.width
+        place = (row * STARTS + start) * self.header.tokens * self.header.width
+        try:
+            # At a known place: numpy.load parses the header each time, which Python 3.11 does not bear in threads.
+            if path.stat().st_size != _NPY_HEADER + self.header.bytes(shard):
+                raise ValueError(f"it has {path.stat().st_size} bytes")
+            stored = np.fromfile(path, np.uint16, count, offset=_NPY_HEADER + 2 * place)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}). Remove it and write the features again.") from error
+        return stored.view(ml_dtypes.bfloat16).reshape(segments, self.header.tokens, self.header.width)

@@ -147,6 +147,7 @@ class Cutter:
         jitter_sec: of the sound in training.
         train: random or fixed choices.
         features: the cached visual features, in place of frames in stage "sync".
+        view: in stage "clip", 0 for the middle of the picture, else the number of a random crop.
     """
 
     def __init__(
@@ -160,9 +161,11 @@ class Cutter:
         jitter_sec: float,
         train: bool,
         features: Features | None = None,
+        view: int = 0,
     ):
         self.stage, self.seed, self.segments, self.size = stage, seed, segments, size
         self.grid, self.jitter_sec, self.train, self.features = grid, jitter_sec, train, features
+        self.view = view
 
     def __call__(self, epoch: int, index: int, clip: sampling.ClipInfo, fields: dict) -> dict:
         if self.stage == "clip":
@@ -170,7 +173,8 @@ class Cutter:
         crop = self.crop(epoch, index, clip)
         element = {"audio": decode_audio(fields["audio"], crop.first_sample, crop.samples)}
         if self.features is not None:
-            element["visual"] = self.features.window(index, crop.first_frame, self.segments)
+            view = self.features.view(self.seed, epoch, index) if self.train else 0
+            element["visual"] = self.features.window(index, crop.first_frame, self.segments, view)
         else:
             element["frames"] = self._frames(epoch, index, clip, fields, crop.first_frame, crop.frames)
         if self.stage != "segment_avclip":
@@ -205,5 +209,7 @@ class Cutter:
         clip.require(clock.SEGMENT_FRAMES, "a segment")
         count = min(clip.num_frames, CLIP_FRAMES)
         frames = np.zeros((CLIP_FRAMES, self.size, self.size, 3), np.uint8)
-        frames[:count] = self._frames(epoch, index, clip, fields, 0, count)
+        place = (self.seed, self.view, index, fields["height"], fields["width"], self.size)
+        top, left = sampling.square(*place, train=self.view > 0, name=clip.name)
+        frames[:count] = decode_frames(fields["video"], 0, count, (top, left, self.size))
         return {"frames": frames, "starts": np.int32(num_starts(count))}

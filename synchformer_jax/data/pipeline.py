@@ -146,6 +146,7 @@ def batches(
     train: bool,
     start_step: int = 0,
     stage: str | None = None,
+    view: int = 0,
     process: int | None = None,
     processes: int | None = None,
 ) -> Batches:
@@ -153,7 +154,7 @@ def batches(
 
     - "segment_avclip": frames uint8 `[B, 16 S, P, P, 3]`, audio int16 `[B, 10240 S]`.
     - "sync": frames `[B, 120, P, P, 3]` and audio `[B, 76800]` for 14 segments; target int32 `[B]`, the class of
-      offset_sec float32 `[B]`. With `config.data.visual_features` float16 visual `[B, S, tokens, width]` for frames.
+      offset_sec float32 `[B]`. With `config.data.visual_features` bfloat16 visual `[B, S, tokens, width]` for frames.
     - "synchronizability": as sync with 13 segments: frames `[B, 112, ...]`, audio `[B, 71680]`; target 0 or 1.
     - "clip": frames `[B, 248, P, P, 3]` from the start, black after a clip's end, and starts int32 `[B]`, how many
       half-segment starts lie in the clip.
@@ -167,6 +168,7 @@ def batches(
         train: shuffled for ever with random crops, or each record once, in order, with fixed choices.
         start_step: the first batch.
         stage: in place of `config.stage`.
+        view: of stage "clip": 0 for the middle of the picture, else the number of a random crop.
         process, processes: in place of JAX's.
 
     Raises:
@@ -195,6 +197,7 @@ def batches(
         jitter_sec=data.get("jitter_sec", 0.05),
         train=train,
         features=_features(config, stage, split, records),
+        view=view,
     )
     share = data.get("max_corrupt_share", 0.01)
     # A small data set may lose one record; share 0 allows none.

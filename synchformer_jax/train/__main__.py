@@ -3,22 +3,19 @@
 import os
 import sys
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from synchformer_jax.errors import UserError, exit_on_user_error
+from synchformer_jax.train import distributed
 from synchformer_jax.train.interrupt import Interrupted
 from synchformer_jax.train.loop import fit
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to train; fields follow as --config.FIELD=VALUE.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go; an existing one goes on.")
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes: finds the others by jax.distributed (TPU, Slurm, Open MPI)."
-)
 PROFILE = flags.DEFINE_bool("profile", False, "Also write an XProf trace of a few steps to WORKDIR/profile.")
-
+distributed.define_flags()
 
 _KEPT = "Configuration is not available because of an earlier failure to load: Failed loading config file"
 
@@ -37,8 +34,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"The config cannot be read: {reason}. Give a file like those in configs/.") from error
     if not WORKDIR.value:
         raise UserError("There is no --workdir. Give a folder for checkpoints and metrics.")
-    if DISTRIBUTED.value:
-        jax.distributed.initialize()
+    distributed.join_by_flags()
     try:
         fit(config, WORKDIR.value, profile=PROFILE.value)
     except Interrupted as stop:
@@ -46,6 +42,9 @@ def main(arguments: list[str]) -> None:
         print(f"Stopped after step {stop.step}; it is saved. To go on, give the same command again:\n  {command}")
         sys.stdout.flush()
         raise SystemExit(stop.code) from None
+    except Exception as error:
+        distributed.end_all(error)
+        raise
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -54,7 +53,7 @@ def _parse(arguments: list[str]) -> list[str]:
         return flags.FLAGS(arguments)
     except flags.UnrecognizedFlagError as error:
         raise UserError(
-            f"{error}. The flags are --config, --config.FIELD, --workdir, --distributed and --profile."
+            f"{error}. The flags are --config, --config.FIELD, --workdir, --distributed and --profile; see --help."
         ) from error
     except flags.Error as error:
         raise UserError(

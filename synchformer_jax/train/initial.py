@@ -94,7 +94,7 @@ def check_features(config: ConfigDict, arrays: Arrays) -> None:
             "config.data.visual_features holds the output of a frozen picture extractor, but config.freeze does not "
             "hold 'visual'. Give --config.freeze=\"('visual','audio')\" or leave the features out."
         )
-    there = features.Features(folder, "train").header["source"].split(" ")[0]
+    there = features.Features(folder, "train").header.source.split(" ")[0]
     here = states.fingerprint(arrays, "visual")
     if there != here:
         raise UserError(

@@ -14,9 +14,10 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from synchformer_jax.data import pipeline
+from synchformer_jax.errors import UserError
 from synchformer_jax.files import atomic_path
 from synchformer_jax.models import config as model_configs
-from synchformer_jax.train import checkpoint, initial, roofline
+from synchformer_jax.train import checkpoint, distributed, initial, roofline
 from synchformer_jax.train import config as configs
 from synchformer_jax.train import mesh as meshes
 from synchformer_jax.train import state as states
@@ -44,6 +45,7 @@ def fit(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> di
         Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
     """
     workdir = Path(workdir)
+    distributed.require_same_config(config)
     configs.validate(config, jax.device_count(), jax.process_count())
     model_configs.validate(config.model)
     there = checkpoint.steps(workdir)
@@ -131,7 +133,7 @@ class Training:
                     batch = self.next_batch(window, interrupts)
                     if batch is not None:
                         self.one_step(batch, window)
-                    if interrupts.number:
+                    if interrupts.after(self.step):
                         self.check(window.pop())
                         self.save()
                         self.checkpoints.finish()
@@ -145,11 +147,17 @@ class Training:
         before, began = self.batches.get_state(), time.monotonic()
         try:
             batch = next(self.batches)
+        except UserError:
+            raise
         except Exception:
-            if not interrupts.number:
+            if not (interrupts.number or interrupts.several):
                 raise
             self.progress.iterator = before
-            return None
+            if not interrupts.several:
+                return None
+            # The other processes wait for this one's part of the steps up to the one they agree to stop after.
+            self.batches.set_state(before)
+            batch = next(self.batches)
         window.waited(time.monotonic() - began)
         self.progress.iterator = self.batches.get_state()
         return batch

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from synchformer_jax.errors import UserError
 from synchformer_jax.train import config as configs
 
 AXES = ("data", "fsdp", "tensor")
@@ -18,11 +19,19 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     """The mesh (data, fsdp, tensor) of a config over all devices.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the sizes do not multiply to the number of devices, or `tensor` reaches over processes.
     """
     devices = list(devices or jax.devices())
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(configs.mesh_shape(config, len(devices)), AXES, axis_types=kinds, devices=devices)
+    mesh = jax.make_mesh(configs.mesh_shape(config, len(devices)), AXES, axis_types=kinds, devices=devices)
+    owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    if (owners != owners[..., :1]).any():
+        # Each process reads clips of its own, and all devices along `tensor` need the same ones.
+        raise UserError(
+            f"config.mesh.tensor={config.mesh.tensor} reaches over processes of {jax.local_device_count()} device(s). "
+            f"Give --config.mesh.tensor a divisor of {jax.local_device_count()}."
+        )
+    return mesh
 
 
 def parameter_sharding(mesh: Mesh, axes: Sequence[str | None] | None, shape: Sequence[int]) -> NamedSharding:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
@@ -209,5 +210,11 @@ def fingerprint(arrays: Mapping[str, Any], prefix: str) -> str:
     for name in sorted(arrays):
         if has_prefix(name, (prefix,)):
             digest.update(name.encode())
-            digest.update(np.ascontiguousarray(jax.device_get(arrays[name])).tobytes())
+            digest.update(np.ascontiguousarray(_whole(arrays[name])).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _whole(array: Any) -> np.ndarray:
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        return multihost_utils.process_allgather(array, tiled=True)
+    return jax.device_get(array)

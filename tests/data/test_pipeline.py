@@ -2,12 +2,12 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from synchformer_jax import clock
-from synchformer_jax.data import pipeline, records
-from synchformer_jax.data.features import FeatureWriter
+from synchformer_jax.data import features, pipeline, records
 from synchformer_jax.errors import UserError
 from tests.data import make_records as make
 
@@ -97,25 +97,30 @@ def test_synchronizability_batches(folder, run):
 
 
 def test_cached_features(folder, tmp_path, run):
-    """Feature value = 100 record + start, so the window and its sound can be told."""
+    """Features tell their start, record and view, so the window and its sound can be told."""
     config = make.config(folder, **{"data.visual_features": str(tmp_path)})
-    values = (100 * np.arange(COUNT)[:, None] + np.arange(30))[..., None, None]
     fingerprint = pipeline.Records(folder, "train").fingerprint
-    with FeatureWriter(tmp_path, "train", fingerprint, records=COUNT, tokens=2, width=3) as writer:
-        writer.write(range(COUNT), np.broadcast_to(values, (COUNT, 30, 2, 3)))
-    starts = set()
+    header = features.Header("", fingerprint, COUNT, tokens=2, width=3, views=2, shard_records=COUNT)
+    features.write_header(tmp_path, "train", header)
+    for view in range(2):
+        told = np.broadcast_arrays(np.arange(30), np.arange(COUNT)[:, None], view)
+        values = np.broadcast_to(np.stack(told, axis=-1)[:, :, None], (COUNT, 30, 2, 3))
+        features.write_shard(tmp_path, "train", header, view, 0, values.astype(np.float32))
+    starts, views = set(), set()
     for batch in take(run(config), 12):
         assert batch.keys() == {"visual", "audio", "target", "offset_sec", "record"}
-        assert batch["visual"].shape == (4, 14, 2, 3) and batch["visual"].dtype == np.float16
-        first = batch["visual"][:, 0, 0, 0].astype(int) - 100 * batch["record"]
-        np.testing.assert_array_equal(
-            batch["visual"][:, :, 1, 2].astype(int), (100 * batch["record"] + first)[:, None] + np.arange(14)
-        )
+        assert batch["visual"].shape == (4, 14, 2, 3) and batch["visual"].dtype == ml_dtypes.bfloat16
+        visual = batch["visual"].astype(int)
+        first, views = visual[:, 0, 0, 0], views | set(visual[..., 2].ravel().tolist())
+        np.testing.assert_array_equal(visual[:, :, 1, 0], first[:, None] + np.arange(14))
+        np.testing.assert_array_equal(visual[:, :, 0, 1], np.repeat(batch["record"][:, None], 14, 1))
         for start, audio, offset in zip(first, batch["audio"], batch["offset_sec"], strict=True):
             sample = make.sample_number(audio, start * 8 * 640)
             assert len(audio) == 76_800 and abs(sample / 16_000 - start * 0.32 - offset) <= 0.05 + 1e-4
         starts |= set(first.tolist())
-    assert len(starts) > 10
+    assert len(starts) > 10 and views == {0, 1}
+    config.data.workers = 1  # bfloat16 travels between processes, too
+    np.testing.assert_array_equal(batch["visual"], take(run(config), 12)[-1]["visual"])
     with pytest.raises(UserError, match="other records"):
         run(make.config(f"{folder},{folder}", **{"data.visual_features": str(tmp_path)}))
 

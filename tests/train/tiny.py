@@ -30,6 +30,11 @@ def tiny(stage, tmp=None):
     return config
 
 
+def get_config(stage):
+    """For --config tests/train/tiny.py:STAGE."""
+    return tiny(stage)
+
+
 def make_batch(config, number, size=None):
     """Batch `number`, a pure function of it."""
     rng = np.random.default_rng([config.seed, number])
