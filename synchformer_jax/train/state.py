@@ -195,12 +195,13 @@ def prepare(config: ConfigDict, mesh: Mesh, blueprint: Blueprint) -> Run:
 
 def start(run: Run, arrays: Arrays) -> tuple[TrainState, Arrays]:
     """The state before the first step and the frozen parameters, on their devices."""
-    placed = {name: jax.device_put(array, run.sharding(name)) for name, array in arrays.items()}
+    # From the host: what JAX 0.10 puts from one device to those of several processes has no readable shards.
+    placed = {name: jax.device_put(np.asarray(array), run.sharding(name)) for name, array in arrays.items()}
     params, frozen = split_frozen(placed, run.config.freeze)
     shardings = run.state_shardings()
     opt_state = jax.jit(run.optimizer.init, out_shardings=shardings.opt_state)(params)
     # The step donates its state, so nothing else may share these buffers.
-    step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
+    step = jax.device_put(np.zeros((), np.int32), shardings.step)
     return TrainState(step, jax.tree.map(jnp.copy, params), opt_state), frozen
 
 
