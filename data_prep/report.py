@@ -89,9 +89,7 @@ def finish(videos: Path, folder: Path, splits: Splits, plans: list[ShardPlan], o
         absent = f", {entry['missing']} listed but not there" if entry["missing"] else ""
         console.print(f"  {split}: {entry['records']} clips, {size}, {entry['rejected']} rejected{absent}")
         if not entry["records"]:
-            console.print(
-                f"Warning: {split} is empty. Put videos that can be used into {videos}/{split}.", style="yellow"
-            )
+            console.print(f"Warning: {split} is empty. Give it videos that can be used.", style="yellow")
     if rejected:
         console.print(f"Rejected {len(rejected)} ({_why(rejected)}); each with its reason in {folder}/rejected.jsonl")
     if missing:

@@ -7,6 +7,7 @@ import pytest
 from data_prep import lists
 from data_prep.lists import Listed
 from data_prep.sources import FileIndex, Source, exclude, hold_out
+from synchformer_jax.data import fixed_offsets
 from synchformer_jax.errors import UserError
 
 AUDIOSET = """# Segments csv created Sun Mar  5 10:54:31 2017
@@ -60,6 +61,15 @@ def test_published_lists(shared_annotations, name, count, first):
     lines = (shared_annotations / name).read_text().split()
     assert len(clips) == count <= len(lines) and clips[0].name == first
     assert all(clip.video or clip.name.startswith("pretrain/") for clip in clips)
+
+
+@pytest.mark.parametrize(("name", "excluding"), [("vggsound", "filtered_audio_has_0_std.txt"), ("lrs3", None)])
+def test_records_are_called_as_tables_of_fixed_offsets_call_them(shared_annotations, name, excluding):
+    table = fixed_offsets.read_table(shared_annotations / "fixed_offsets" / f"{name}_test.csv")
+    listed = {clip.name for clip in lists.read_list(shared_annotations / f"{name}_test.txt")}
+    assert set(table) <= listed
+    if excluding:  # the published tables left these out before
+        assert not set(table) & {clip.name for clip in lists.read_list(shared_annotations / excluding)}
 
 
 def test_the_sparse_test_set_keeps_what_is_there_and_in_sync(shared_annotations):
