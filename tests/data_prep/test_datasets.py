@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from data_prep import audioset, folder, lrs3, vggsound
 from data_prep.clips import ClipOptions, Rejected, is_silent, make_record
 from data_prep.sources import Source
-from synchformer_jax.data import records
+from synchformer_jax.data import fixed_offsets, records
 from synchformer_jax.data.clips import decode_audio, decode_frames
 from synchformer_jax.media import decode
 from tests.data_prep.videos import write_clip
@@ -196,3 +196,19 @@ def test_a_picture_that_mostly_stands_still_is_rejected(tmp_path):
 def test_constant_sound_is_silent():
     sine = np.rint(5000 + 40 * np.sin(np.arange(16000) / 5)).astype(np.int16)
     assert is_silent(np.full(16000, -5000, np.int16)) and not is_silent(sine)
+
+
+def test_a_real_clip_by_the_published_list_finds_its_fixed_offset(tmp_path, shared_media, shared_annotations):
+    videos = tmp_path / "videos"
+    (videos / "pretrain" / "C8zY0oAdQrs").mkdir(parents=True)
+    real = shared_media / "lrs3_25fps_C8zY0oAdQrs_00018.mp4"
+    (videos / "pretrain" / "C8zY0oAdQrs" / "00018.mp4").symlink_to(real.resolve())
+    lists = ["--test", shared_annotations / "lrs3_test.txt"]
+    done = call(lrs3.app, videos, tmp_path / "out", *lists, "--short-side=64", "--workers=1")
+    assert done.exit_code == 0 and "5965 listed but not there" in done.output
+    shards = records.Shards(tmp_path / "out", "test")
+    assert len(shards) == 1
+    fields = shards.fields(0, ["clip_id", "num_frames", "num_samples"])
+    assert (fields["num_frames"], fields["num_samples"]) == (250, 160_000)
+    table = fixed_offsets.read_table(shared_annotations / "fixed_offsets" / "lrs3_test.csv")
+    assert table[fields["clip_id"].decode()] == (-0.8, 3.2)
