@@ -4,14 +4,16 @@ What can be wrong with a record is data here, not an exception: an element carri
 error to stop with, so that they reach the training process from any thread or worker process in the order of the steps.
 """
 
+import dataclasses
+import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from synchformer_jax import clock
 from synchformer_jax.data import sampling
-from synchformer_jax.data.clips import ClipError, decode_audio, decode_frames
+from synchformer_jax.data.clips import RGB, ClipError, decode_audio, decode_frames
 from synchformer_jax.data.features import CLIP_FRAMES, Features, num_starts
 from synchformer_jax.data.records import CorruptRecord, Shards, decode_example
 from synchformer_jax.errors import UserError
@@ -62,6 +64,19 @@ class Records:
         except CorruptRecord:
             return ""
 
+    def clip_id(self, index: int) -> str | None:
+        """The clip's name; None if it cannot be read."""
+        shards, within = self._locate(index)
+        try:
+            return shards.fields(within, ["clip_id"])["clip_id"].decode(errors="replace")
+        except CorruptRecord:
+            return None
+
+    @property
+    def data_sets(self) -> list[range]:
+        """The records of each data set."""
+        return [range(int(start), int(end)) for start, end in itertools.pairwise(self._starts)]
+
     @property
     def fingerprint(self) -> int:
         """A number that changes with any record's bytes or place."""
@@ -88,29 +103,39 @@ class Records:
         return fields
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What stands at one position of a run: number `slot` of `pool`, in epoch `epoch` of that pool."""
+
+    position: int
+    pool: int
+    epoch: int
+    slot: int
+
+
 class Loader:
-    """Turns (position, record) into an element; pure but for reading files, and safe to pickle.
+    """Turns a place into an element; pure but for reading files, and safe to pickle.
 
     Args:
         records: where from.
+        pools: indices of the records that are shuffled together; a damaged one is replaced by the next of its pool.
         make: `make(epoch, index, clip, fields) -> element`.
         train: a skipped record is replaced in training, and replaced and marked not valid otherwise.
         allowed: how many records may be damaged.
     """
 
-    def __init__(self, records: Records, make: Callable, *, train: bool, allowed: int):
-        self.records, self.make, self.train, self.allowed = records, make, train, allowed
+    def __init__(self, records: Records, pools: Sequence[Sequence[int]], make: Callable, *, train: bool, allowed: int):
+        self.records, self.pools, self.make, self.train, self.allowed = records, pools, make, train, allowed
 
-    def __call__(self, place: tuple[int, int]) -> dict:
-        position, wanted = place
-        total, skipped = len(self.records), {}
-        for step in range(min(total, self.allowed + 1)):
-            index = (wanted + step) % total
+    def __call__(self, place: Place) -> dict:
+        pool, skipped = self.pools[place.pool], {}
+        for step in range(min(len(pool), self.allowed + 1)):
+            index = int(pool[(place.slot + step) % len(pool)])
             try:
                 fields = self.records[index]
                 name = f"{self.records.name(index)} ({fields['clip_id'].decode(errors='replace')})"
                 clip = sampling.ClipInfo(name, fields["num_frames"], fields["num_samples"])
-                element = self.make(position // total, index, clip, fields)
+                element = self.make(place.epoch, index, clip, fields)
             except CorruptRecord as error:
                 skipped[index] = str(error)
             except ClipError as error:
@@ -118,9 +143,9 @@ class Loader:
             except UserError as error:
                 return {SKIPPED: skipped, FAILED: str(error)}
             else:
-                element["record"] = np.int64(index if self.train else wanted)
+                element["record"] = np.int64(index if self.train else pool[place.slot])
                 if not self.train:
-                    element["valid"] = np.bool_(position < total and not skipped)
+                    element["valid"] = np.bool_(place.position < len(pool) and not skipped)
                 return element | {SKIPPED: skipped}
         return {SKIPPED: skipped, FAILED: "No record can be read. Prepare the data set again."}
 
@@ -146,8 +171,11 @@ class Cutter:
         grid: offsets of the classes.
         jitter_sec: of the sound in training.
         train: random or fixed choices.
+        pixels: the form that frames travel in, `clips.RGB` or `clips.PLANES`.
+        upscale: share of clips of which a smaller square is scaled up; such a cutter adds "zoom" to elements.
         features: the cached visual features, in place of frames in stage "sync".
         view: in stage "clip", 0 for the middle of the picture, else the number of a random crop.
+        fixed_offsets: (offset_sec, vstart_sec) by clip_id, of a published table, in place of our own choice.
     """
 
     def __init__(
@@ -160,23 +188,27 @@ class Cutter:
         grid: np.ndarray,
         jitter_sec: float,
         train: bool,
+        pixels: str = RGB,
+        upscale: float = 0.0,
         features: Features | None = None,
+        fixed_offsets: Mapping[str, tuple[float, float]] | None = None,
         view: int = 0,
     ):
         self.stage, self.seed, self.segments, self.size = stage, seed, segments, size
         self.grid, self.jitter_sec, self.train, self.features = grid, jitter_sec, train, features
+        self.pixels, self.upscale, self.fixed_offsets = pixels, upscale if train else 0.0, fixed_offsets
         self.view = view
 
     def __call__(self, epoch: int, index: int, clip: sampling.ClipInfo, fields: dict) -> dict:
         if self.stage == "clip":
             return self._whole(epoch, index, clip, fields)
-        crop = self.crop(epoch, index, clip)
+        crop = self.fixed(clip, fields) if self.fixed_offsets is not None else self.crop(epoch, index, clip)
         element = {"audio": decode_audio(fields["audio"], crop.first_sample, crop.samples)}
         if self.features is not None:
             view = self.features.view(self.seed, epoch, index) if self.train else 0
             element["visual"] = self.features.window(index, crop.first_frame, self.segments, view)
         else:
-            element["frames"] = self._frames(epoch, index, clip, fields, crop.first_frame, crop.frames)
+            element |= self._frames(epoch, index, clip, fields, crop.first_frame, crop.frames)
         if self.stage != "segment_avclip":
             element |= {"target": np.int32(crop.target), "offset_sec": np.float32(crop.offset_sec)}
         return element
@@ -200,10 +232,27 @@ class Cutter:
         whole = max(clock.to_frames(clock.SYNC_CROP_SEC), frames)
         return sampling.sync_crop(*args, grid=self.grid, crop_frames=whole, **how).centre(frames)
 
-    def _frames(self, epoch, index, clip, fields, first: int, count: int) -> np.ndarray:
-        height, width = fields["height"], fields["width"]
-        top, left = sampling.square(self.seed, epoch, index, height, width, self.size, train=self.train, name=clip.name)
-        return decode_frames(fields["video"], first, count, (top, left, self.size))
+    def fixed(self, clip: sampling.ClipInfo, fields: dict) -> sampling.Crop:
+        """The crop that the table gives this clip, exactly as its segments cover it.
+
+        Raises:
+            ClipError: the crop does not lie in the clip.
+        """
+        offset_sec, start_sec = self.fixed_offsets[fields["clip_id"].decode(errors="replace")]
+        crop = sampling.temporal_crop(offset_sec, start_sec, self.grid)
+        if crop.first_frame + crop.frames > clip.num_frames or crop.first_sample + crop.samples > clip.num_samples:
+            raise ClipError(f"the crop at {start_sec} s with offset {offset_sec} s does not lie in {clip.name}")
+        return crop.centre(sampling.segments_frames(self.segments, 0.5))
+
+    def _frames(self, epoch, index, clip, fields, first: int, count: int) -> dict:
+        args = (self.seed, epoch, index, fields["height"], fields["width"], self.size)
+        if self.upscale:
+            top, left, zoom = sampling.zoomed_square(*args, self.upscale, name=clip.name)
+            element = {"zoom": np.array(zoom, np.int32)}
+        else:
+            (top, left), element = sampling.square(*args, train=self.train, name=clip.name), {}
+        frames = decode_frames(fields["video"], first, count, (top, left, self.size), self.pixels)
+        return element | {"frames": frames}
 
     def _whole(self, epoch, index, clip, fields) -> dict:
         clip.require(clock.SEGMENT_FRAMES, "a segment")

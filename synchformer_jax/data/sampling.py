@@ -13,7 +13,7 @@ from synchformer_jax import clock
 from synchformer_jax.errors import UserError
 
 HALF_SEGMENT_FRAMES = clock.SEGMENT_FRAMES // 2
-_CROP, _PIXELS = 0, 1  # what a stream of random numbers is for
+_CROP, _PIXELS, _ZOOM = 0, 1, 2  # what a stream of random numbers is for
 _EVALUATION_SEED = 2401_16423  # any number that never changes; this is the paper's
 
 
@@ -269,3 +269,34 @@ def square(
         return (height - size) // 2 & ~1, (width - size) // 2 & ~1
     rng = random(seed, epoch, index, _PIXELS)
     return 2 * int(rng.integers((height - size) // 2 + 1)), 2 * int(rng.integers((width - size) // 2 + 1))
+
+
+def zoomed_square(
+    seed: int, epoch: int, index: int, height: int, width: int, size: int, share: float, *, name: str = "A clip"
+) -> tuple[int, int, tuple[int, int, int]]:
+    """Like `square` in training, but in a random share of clips a smaller square is scaled up to `size`.
+
+    The smaller one lies anywhere in the picture too; a square of `size` around it travels, and the device scales.
+
+    Returns:
+        top, left of the square, and (top, left, side) of what is seen of it: (0, 0, size) where nothing is scaled.
+
+    Raises:
+        UserError: the picture is smaller than the square.
+    """
+    top, left = square(seed, epoch, index, height, width, size, name=name)
+    rng = random(seed, epoch, index, _ZOOM)
+    if rng.random() >= share:
+        return top, left, (0, 0, size)
+    side = smaller_side(size)
+    corner = [int(rng.integers(extent - side + 1)) for extent in (height, width)]
+    top, left = (
+        min(max(0, place - (size - side) // 2), extent - size) & ~1
+        for place, extent in zip(corner, (height, width), strict=True)
+    )
+    return top, left, (corner[0] - top, corner[1] - left, side)
+
+
+def smaller_side(size: int) -> int:
+    """Side of the square that is scaled up to `size`: 192 for 224, as published."""
+    return round(size * 192 / 224)
