@@ -1,8 +1,7 @@
 """Stage 1 as published: segment-level contrastive pretraining on AudioSet, VGGSound or LRS3.
 
 Give the data set: --config.data.train=DIR --config.data.valid=DIR. The published run took 16 GPUs with 2 clips each;
-here the whole batch may lie on one device, and negatives still come from groups of 2 clips. Of the published sound
-effects, reverberation and pitch shift are not made (synchformer_jax/ops/augment.py).
+here the whole batch may lie on one device, and negatives still come from groups of 2 clips.
 
 The published run starts from two trained extractors; give their files, without which both start from fresh weights:
 
@@ -23,10 +22,13 @@ def get_config() -> ConfigDict:
     config.data.batch_size = 32
     config.contrastive.group_clips = 2
     config.augment = {
+        "upscale": 0.2,
         "flip": 0.5,
         "colour_jitter": 0.2,
         "greyscale": 0.2,
+        "reverb": 0.2,
         "volume": 0.2,
+        "pitch_shift": 0.2,
         "low_pass": 0.2,
         "noise": 0.2,
     }

@@ -1,118 +1,87 @@
-"""Random changes of picture and sound on the device, one draw a segment.
+"""Random changes of the picture on the device, as the published stage 1 makes them: SimCLR's colours, flip, zoom.
 
-The published stage 1 changes each segment on its own with probability 0.2 for each kind. Of its sound effects, volume,
-low-pass and noise are here; reverberation and pitch shift, which SoX did on the CPU, are not.
+Every function takes any leading axes and draws once for each of their elements: for a segment in `[B, S, T, H, W, 3]`,
+for a clip in `[B, T, H, W, 3]`. The published stage 1 draws for each segment, its later stages for each clip.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision
-
-
-def flip(
-    frames: UInt8[Array, "clips segments t h w 3"], key: Array, probability: float
-) -> UInt8[Array, "clips segments t h w 3"]:
-    """Mirrors the picture left to right in a random share of the segments."""
-    chosen = _chosen(key, frames.shape[:2], probability, frames.ndim)
-    return jnp.where(chosen, frames[..., ::-1, :], frames)
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 with torchvision's four digits
 
 
-def greyscale(
-    frames: Float[Array, "clips segments t h w 3"], key: Array, probability: float
-) -> Float[Array, "clips segments t h w 3"]:
-    """Takes the colour out of a random share of the segments. Values in [0, 1]."""
-    chosen = _chosen(key, frames.shape[:2], probability, frames.ndim)
-    return jnp.where(chosen, _luma(frames), frames)
+def scale_up(frames: UInt8[Array, "B t h w 3"], part: Int[Array, "B 3"]) -> UInt8[Array, "B t h w 3"]:
+    """Scales a part of each clip up to the whole square, bilinear between pixel centres as PyTorch does.
+
+    Args:
+        frames: square pictures.
+        part: top, left and side of the part; (0, 0, H) leaves a clip as it is.
+    """
+    size = frames.shape[-2]
+
+    def between(clip: Array, first: Array, side: Array, axis: int) -> Array:
+        place = jnp.maximum((jnp.arange(size) + 0.5) * side / size - 0.5, 0)
+        low = jnp.floor(place).astype(jnp.int32)
+        high, weight = jnp.minimum(low + 1, side - 1), place - low
+        weight = weight.reshape(-1, *(1,) * (clip.ndim - axis - 1))
+        low, high = (jnp.take(clip, first + index, axis=axis).astype(jnp.float32) for index in (low, high))
+        return low + weight * (high - low)
+
+    def one(clip: Array, where: Array) -> Array:
+        rows = between(clip, where[0], where[2], 1)
+        return jnp.round(between(rows, where[1], where[2], 2)).astype(jnp.uint8)
+
+    return jax.vmap(one)(frames, part)
+
+
+def flip(frames: UInt8[Array, "*B t h w 3"], key: Array, probability: float) -> UInt8[Array, "*B t h w 3"]:
+    """Mirrors the picture left to right in a random share."""
+    return jnp.where(_chosen(key, frames, probability), frames[..., ::-1, :], frames)
+
+
+def greyscale(frames: Float[Array, "*B t h w 3"], key: Array, probability: float) -> Float[Array, "*B t h w 3"]:
+    """Takes the colour out of a random share. Values in [0, 1]."""
+    return jnp.where(_chosen(key, frames, probability), _luma(frames), frames)
 
 
 def colour_jitter(
-    frames: Float[Array, "clips segments t h w 3"], key: Array, probability: float, strength: float = 1.0
-) -> Float[Array, "clips segments t h w 3"]:
-    """Changes brightness, contrast, saturation (factors in 1 +- 0.8) and hue (+- 0.2 of the circle) of some segments.
+    frames: Float[Array, "*B t h w 3"], key: Array, probability: float, strength: float = 1.0
+) -> Float[Array, "*B t h w 3"]:
+    """Changes brightness, contrast, saturation (factors in 1 +- 0.8) and hue (+- 0.2 of the circle) of a random share.
 
-    SimCLR's parameters times `strength`, always in this order, where the published code draws the order too.
+    SimCLR's parameters times `strength` (arXiv 2002.05709, appendix A), in an order that is drawn once for all: each
+    element sees all 24 orders equally often, as in torchvision, and every change is computed once only.
 
     Args:
-        frames: `[B, S, T, H, W, 3]` in [0, 1].
+        frames: values in [0, 1].
         key: a JAX key.
-        probability: the share of segments that changes.
+        probability: the share that changes.
         strength: 0 leaves all as it is.
     """
-    apply_key, bright_key, contrast_key, saturation_key, hue_key = jax.random.split(key, 5)
-    shape = frames.shape[:2]
+    apply_key, order_key, *keys = jax.random.split(key, 6)
+    shape, width = frames.shape[:-4], 0.8 * strength
 
-    def factor(some_key: Array) -> Array:
-        width = 0.8 * strength
-        drawn = jax.random.uniform(some_key, shape, minval=max(0.0, 1 - width), maxval=1 + width)
-        return _spread(drawn, frames.ndim).astype(frames.dtype)
+    def draw(some_key: Array, low: float, high: float) -> Array:
+        drawn = jax.random.uniform(some_key, shape, minval=low, maxval=high)
+        return drawn.reshape(*shape, 1, 1, 1, 1).astype(frames.dtype)
 
-    changed = jnp.clip(frames * factor(bright_key), 0, 1)
-    mean_luma = jnp.mean(_luma(changed), axis=(-3, -2), keepdims=True)
-    changed = _blend(changed, mean_luma, factor(contrast_key))
-    changed = _blend(changed, _luma(changed), factor(saturation_key))
-    turn = jax.random.uniform(hue_key, shape, minval=-0.2 * strength, maxval=0.2 * strength)
-    changed = _turn_hue(changed, _spread(turn, frames.ndim - 1).astype(frames.dtype))
-    return jnp.where(_chosen(apply_key, shape, probability, frames.ndim), changed, frames)
-
-
-def volume(
-    audio: Float[Array, "clips segments samples"], key: Array, probability: float, gain: float = 2.0
-) -> Float[Array, "clips segments samples"]:
-    """Multiplies a random share of the segments by `gain`, clipped to [-1, 1]."""
-    chosen = _chosen(key, audio.shape[:2], probability, audio.ndim)
-    return jnp.where(chosen, jnp.clip(audio * gain, -1, 1), audio)
+    bright, contrast, saturation = (draw(some_key, max(0.0, 1 - width), 1 + width) for some_key in keys[:3])
+    turn = draw(keys[3], -0.2 * strength, 0.2 * strength)[..., 0]
+    changes = (
+        lambda x: jnp.clip(x * bright, 0, 1),
+        lambda x: _blend(x, jnp.mean(_luma(x), axis=(-3, -2), keepdims=True), contrast),
+        lambda x: _blend(x, _luma(x), saturation),
+        lambda x: _turn_hue(x, turn),
+    )
+    changed = frames
+    for which in jax.random.permutation(order_key, len(changes)):
+        changed = jax.lax.switch(which, changes, changed)
+    return jnp.where(_chosen(apply_key, frames, probability), changed, frames)
 
 
-def noise(
-    audio: Float[Array, "clips segments samples"], key: Array, probability: float, amplitude: float = 0.01
-) -> Float[Array, "clips segments samples"]:
-    """Adds white Gaussian noise of standard deviation `amplitude` to a random share of the segments."""
-    apply_key, noise_key = jax.random.split(key)
-    chosen = _chosen(apply_key, audio.shape[:2], probability, audio.ndim)
-    return jnp.where(chosen, audio + amplitude * jax.random.normal(noise_key, audio.shape, audio.dtype), audio)
-
-
-def low_pass(
-    audio: Float[Array, "clips segments samples"],
-    key: Array,
-    probability: float,
-    cutoff: float = 100.0,
-    sample_rate: int = 16_000,
-) -> Float[Array, "clips segments samples"]:
-    """Sends a random share of the segments through the second-order Butterworth low-pass of the audio EQ cookbook.
-
-    In the frequency domain, over a window long enough for the filter to ring out, so that it runs in parallel.
-
-    Args:
-        audio: `[B, S, N]` in [-1, 1].
-        key: a JAX key.
-        probability: the share of segments that changes.
-        cutoff: in Hz.
-        sample_rate: in Hz.
-    """
-    samples = audio.shape[-1]
-    length = 1 << (samples + sample_rate // 10 - 1).bit_length()
-    omega = 2 * math.pi * cutoff / sample_rate
-    alpha = math.sin(omega) / (2 * 0.707)
-    feed = [(1 - math.cos(omega)) / 2, 1 - math.cos(omega), (1 - math.cos(omega)) / 2]
-    back = [1 + alpha, -2 * math.cos(omega), 1 - alpha]
-    delay = jnp.exp(-2j * math.pi * jnp.arange(length // 2 + 1) / length)
-    response = sum(b * delay**n for n, b in enumerate(feed)) / sum(a * delay**n for n, a in enumerate(back))
-    filtered = jnp.fft.irfft(jnp.fft.rfft(audio, length) * response, length)[..., :samples]
-    filtered = jnp.clip(filtered, -1, 1).astype(audio.dtype)
-    return jnp.where(_chosen(key, audio.shape[:2], probability, audio.ndim), filtered, audio)
-
-
-def _spread(values: Array, ndim: int) -> Array:
-    return values.reshape(values.shape + (1,) * (ndim - values.ndim))
-
-
-def _chosen(key: Array, shape: tuple[int, ...], probability: float, ndim: int) -> Array:
-    return _spread(jax.random.bernoulli(key, probability, shape), ndim)
+def _chosen(key: Array, frames: Array, probability: float) -> Array:
+    return jax.random.bernoulli(key, probability, frames.shape[:-4]).reshape(*frames.shape[:-4], 1, 1, 1, 1)
 
 
 def _luma(frames: Array) -> Array:

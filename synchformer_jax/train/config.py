@@ -6,12 +6,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from synchformer_jax.data.clips import PLANES, RGB
 from synchformer_jax.errors import UserError
 from synchformer_jax.models.config import model_config
 
 STAGES = ("segment_avclip", "sync", "synchronizability")
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant")
+PIXELS = (PLANES, RGB)
 # What a run cannot change on the way: the rest of its checkpoint would no longer mean the same.
 FIXED_IN_A_RUN = (
     "stage",
@@ -23,6 +25,7 @@ FIXED_IN_A_RUN = (
     "augment",
     "data.batch_size",
     "data.size",
+    "data.weights",
 )
 
 
@@ -39,22 +42,28 @@ def base_config(stage: str, size: str = "B") -> ConfigDict:
             "seed": 0,
             "model": model_config(size),
             "data": {
-                "train": "",
+                "train": "",  # a folder, or several with commas between
+                "weights": (),  # of the folders in training; () takes all their records alike
                 "valid": "",
                 "test": "",
                 "batch_size": 16,  # clips a step, over all devices
                 "size": 224,  # pixels of the square crop
+                "pixels": "yuv420",  # the form they travel in: yuv420, or rgb where the device is slower than the host
+                "fixed_offsets": "",  # published tables by which stage sync is evaluated, with commas between
                 "workers": 8,
                 "visual_features": "",  # a folder of synchformer_jax.train.cache
                 "max_corrupt_share": 0.01,
                 "jitter_sec": 0.05,
             },
-            # Shares of segments that change in training.
+            # Shares of segments (in stage 1) or clips that change in training; upscale is of clips in all stages.
             "augment": {
+                "upscale": 0.0,
                 "flip": 0.5,
                 "colour_jitter": 0.0,
                 "greyscale": 0.0,
+                "reverb": 0.0,
                 "volume": 0.0,
+                "pitch_shift": 0.0,
                 "low_pass": 0.0,
                 "noise": 0.0,
             },
@@ -124,6 +133,9 @@ def validate(config: ConfigDict, devices: int, processes: int = 1, *, paths: boo
         _require(config, field, get(config, field) >= 0, "Give 0 or more")
     _require(config, "train.eval_every", config.train.eval_every >= -1, "Give -1 (at the end), 0 (never) or more")
     _require(config, "optimizer.learning_rate", config.optimizer.learning_rate > 0, "Give a positive number")
+    _choice(config, "data.pixels", PIXELS)
+    even = config.data.pixels == RGB or config.data.size % 2 == 0
+    _require(config, "data.size", even, "Give an even number, or --config.data.pixels=rgb")
     for name in config.augment:
         _require(config, f"augment.{name}", 0 <= config.augment[name] <= 1, "Give a share between 0 and 1")
     _validate_mesh(config, devices, processes)
@@ -209,6 +221,16 @@ def _validate_paths(config: ConfigDict) -> None:
     for name in ("published", "motionformer", "ast"):
         if init[name] and not Path(init[name]).is_file():
             raise UserError(f"config.init.{name}: there is no file {init[name]}. Give a published checkpoint.")
+    weights, folders = config.data.weights, config.data.train.split(",")
+    if weights and (len(weights) != len(folders) or min(weights) <= 0):
+        raise UserError(
+            f"config.data.weights={tuple(weights)} does not fit the {len(folders)} data sets of config.data.train. "
+            "Give one positive number for each, or none."
+        )
+    if config.data.fixed_offsets and config.stage != "sync":
+        raise UserError(
+            f"config.data.fixed_offsets serves the evaluation of stage sync only, not {config.stage}. Leave it out."
+        )
     features = config.data.visual_features
     if features and config.stage != "sync":
         raise UserError(f"config.data.visual_features serves stage sync only, not {config.stage}. Leave it out.")

@@ -11,19 +11,16 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from synchformer_jax import clock
 from synchformer_jax.models.flops import flops
 from synchformer_jax.objectives import contrastive, offset
-from synchformer_jax.ops import augment
-from synchformer_jax.ops.log_mel import log_mel
-from synchformer_jax.ops.segments import segment_audio, segment_frames
 from synchformer_jax.train import mesh as meshes
 from synchformer_jax.train import state as states
+from synchformer_jax.train.inputs import audio_input, visual_input
 from synchformer_jax.train.state import Arrays, Run, TrainState
 
 Batch = dict[str, jax.Array]
 # What goes to the device; the rest of a batch stays on the host.
-FIELDS = ("frames", "visual", "audio", "target")
+FIELDS = ("frames", "zoom", "visual", "audio", "target")
 
 
 def device_fields(batch: dict[str, Any]) -> dict[str, Any]:
@@ -31,45 +28,10 @@ def device_fields(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: batch[name] for name in FIELDS if name in batch}
 
 
-def segment_step(config: ConfigDict) -> int:
-    """Frames from one segment's start to the next: whole segments in stage 1, half ones afterwards."""
-    return clock.SEGMENT_FRAMES if config.stage == "segment_avclip" else clock.SEGMENT_FRAMES // 2
-
-
-def visual_input(config: ConfigDict, frames: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Clips `[B, T, H, W, 3]` uint8 as segments `[B, S, 16, H, W, 3]` in [-1, 1], augmented where there is a key."""
-    count, step = config.model.segments, segment_step(config)
-    segments = segment_frames(frames, None, count, step)
-    shares = config.augment
-    keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-    if key is not None and shares.flip:
-        segments = augment.flip(segments, keys[0], shares.flip)
-    dtype = jnp.dtype(config.model.compute.dtype)
-    if key is not None and (shares.colour_jitter or shares.greyscale):
-        values = segments.astype(jnp.float32) / 255
-        if shares.colour_jitter:
-            values = augment.colour_jitter(values, keys[1], shares.colour_jitter)
-        if shares.greyscale:
-            values = augment.greyscale(values, keys[2], shares.greyscale)
-        return (values * 2 - 1).astype(dtype)
-    return (segments.astype(jnp.float32) / 127.5 - 1).astype(dtype)
-
-
-def audio_input(config: ConfigDict, audio: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Clips `[B, N]` int16 as normalised log-mel segments `[B, S, 128, 66]`, augmented where there is a key."""
-    segments = segment_audio(audio, None, config.model.segments, segment_step(config)).astype(jnp.float32) / 32768
-    if key is not None:
-        keys = jax.random.split(key, 3)
-        for name, some_key in zip(("volume", "low_pass", "noise"), keys, strict=True):
-            if config.augment[name]:
-                segments = getattr(augment, name)(segments, some_key, config.augment[name])
-    return log_mel(segments)
-
-
 def embed(config: ConfigDict, model: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Stage 1: unit embeddings `[B, S, D]` of both streams."""
     keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-    frames = visual_input(config, batch["frames"], keys[0])
+    frames = visual_input(config, batch, keys[0])
     return model(frames, audio_input(config, batch["audio"], keys[1]), key=keys[2])
 
 
@@ -85,7 +47,7 @@ def classify(
     if "visual" in batch:
         visual = batch["visual"].astype(jnp.dtype(config.model.compute.dtype))
     else:
-        frames = visual_input(config, batch["frames"], keys[0])
+        frames = visual_input(config, batch, keys[0])
         visual = model.visual(frames, key=unless_frozen("visual", keys[2]))
     mel = audio_input(config, batch["audio"], keys[1])
     audio = model.audio(mel, key=unless_frozen("audio", keys[3]))

@@ -1,0 +1,76 @@
+"""From a batch of whole clips to what the model takes, on the device: RGB, zoom, flip, colour, effects, segments, mel.
+
+Stage 1 changes each segment on its own, the later stages each clip as a whole, as published.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from synchformer_jax import clock
+from synchformer_jax.ops import augment, augment_sound
+from synchformer_jax.ops.colour import planes_to_rgb
+from synchformer_jax.ops.log_mel import log_mel, segment_log_mel
+from synchformer_jax.ops.segments import segment_audio, segment_frames
+
+
+def segment_step(config: ConfigDict) -> int:
+    """Frames from one segment's start to the next: whole segments in stage 1, half ones afterwards."""
+    return clock.SEGMENT_FRAMES if config.stage == "segment_avclip" else clock.SEGMENT_FRAMES // 2
+
+
+def visual_input(config: ConfigDict, batch: dict[str, Array], key: Array | None) -> Array:
+    """The picture as segments `[B, S, 16, H, W, 3]` in [-1, 1], augmented where there is a key.
+
+    Args:
+        config: of the run.
+        batch: "frames" uint8, RGB `[B, T, H, W, 3]` or planes `[B, T, 1.5 H W]`; "zoom" int32 `[B, 3]` if clips are to
+            be scaled up (`ops.augment.scale_up`).
+        key: a JAX key, or None to leave flip, colour and grey as they are.
+    """
+    frames, size = batch["frames"], config.data.size
+    if frames.ndim == 3:
+        frames = planes_to_rgb(frames, size, size)
+    if "zoom" in batch:
+        frames = augment.scale_up(frames, batch["zoom"])
+    place = None, config.model.segments, segment_step(config)
+    dtype = jnp.dtype(config.model.compute.dtype)
+    if config.stage == "segment_avclip":
+        return _colours(config, segment_frames(frames, *place), key).astype(dtype)
+    return segment_frames(_colours(config, frames, key).astype(dtype), *place)
+
+
+def _colours(config: ConfigDict, frames: Array, key: Array | None) -> Array:
+    """Frames uint8 in float32 [-1, 1], with what `key` changes."""
+    if key is None:
+        return frames.astype(jnp.float32) / 127.5 - 1
+    shares, keys = config.augment, jax.random.split(key, 3)
+    if shares.flip:
+        frames = augment.flip(frames, keys[0], shares.flip)
+    if not (shares.colour_jitter or shares.greyscale):
+        return frames.astype(jnp.float32) / 127.5 - 1
+    values = frames.astype(jnp.float32) / 255
+    if shares.colour_jitter:
+        values = augment.colour_jitter(values, keys[1], shares.colour_jitter)
+    if shares.greyscale:
+        values = augment.greyscale(values, keys[2], shares.greyscale)
+    return values * 2 - 1
+
+
+def audio_input(config: ConfigDict, audio: Array, key: Array | None) -> Array:
+    """Clips `[B, N]` int16 as normalised log-mel segments `[B, S, 128, 66]`, augmented where there is a key."""
+    audio = audio.astype(jnp.float32) / 32768
+    place = None, config.model.segments, segment_step(config)
+    if config.stage == "segment_avclip":
+        return log_mel(_effects(config, segment_audio(audio, *place), key))
+    return segment_log_mel(_effects(config, audio, key), *place)
+
+
+def _effects(config: ConfigDict, audio: Array, key: Array | None) -> Array:
+    if key is None:
+        return audio
+    for name, some_key in zip(augment_sound.EFFECTS, jax.random.split(key, len(augment_sound.EFFECTS)), strict=True):
+        if config.augment[name]:
+            audio = getattr(augment_sound, name)(audio, some_key, config.augment[name])
+    return audio
