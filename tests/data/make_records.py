@@ -97,9 +97,13 @@ def config(folder: str, **changes) -> ConfigDict:
                 "size": 32,
                 "workers": 0,
                 "visual_features": "",
+                "pixels": "rgb",
+                "weights": (),
+                "fixed_offsets": "",
                 "max_corrupt_share": 0.01,
                 "jitter_sec": 0.05,
             },
+            "augment": {"upscale": 0.0},
             "model": {"segments": 14, "head": {"classes": 21}},
         }
     )
