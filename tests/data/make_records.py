@@ -12,6 +12,7 @@ from synchformer_jax.data import records
 HEIGHT, WIDTH = 32, 44
 FRAMES, SAMPLES = 250, 160_000
 BITS = 8
+COUNT = 10  # records of the data set that tests share
 
 
 def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -109,3 +110,20 @@ def config(folder: str, **changes) -> ConfigDict:
     )
     made.update_from_flattened_dict(changes)
     return made
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def positions(batch):
+    """(first frame, first sample) of each clip, read from its pixels and samples (the likely one of 2^16)."""
+    offsets = batch.get("offset_sec", np.zeros(len(batch["frames"])))
+    for frames, audio, offset in zip(batch["frames"], batch["audio"], offsets, strict=True):
+        numbers = [frame_number(frame) for frame in frames]
+        assert numbers == list(range(numbers[0], numbers[0] + len(frames)))
+        yield numbers[0], sample_number(audio, numbers[0] * 640 + round(float(offset) * 16_000))

@@ -7,54 +7,29 @@ import numpy as np
 import pytest
 
 from synchformer_jax import clock
-from synchformer_jax.data import features, pipeline, records
 from synchformer_jax.errors import UserError
+from synchformer_jax.ops.colour import planes_to_rgb
 from tests.data import make_records as make
+from tests.data.make_records import COUNT, positions, same, take
 
-COUNT = 10
 GRID = clock.offset_grid()
 
 
-@pytest.fixture(scope="module")
-def media():
-    return make.video(), make.audio()
+# Of every stage, of cached features and of a mixture: what must hold for all batches is tested for each.
+KINDS = {
+    "stage 1": {"stage": "segment_avclip", "data.pixels": "yuv420", "augment.upscale": 0.5},
+    "sync": {},
+    "synchronizability": {"stage": "synchronizability", "model.segments": 13, "model.head.classes": 2},
+    "cached": {},
+    "mixture": {"stage": "segment_avclip", "data.weights": (0.3, 0.7)},
+}
 
 
-@pytest.fixture(scope="module")
-def folder(media, tmp_path_factory):
-    clips = [make.fields(index, media) for index in range(COUNT)]
-    return make.write(tmp_path_factory.mktemp("data"), clips)
-
-
-@pytest.fixture
-def run():
-    """Opens batches and closes them after the test."""
-    opened = []
-
-    def open_batches(config, train=True, process=0, processes=1, **more):
-        opened.append(pipeline.batches(config, "train", train=train, process=process, processes=processes, **more))
-        return opened[-1]
-
-    yield open_batches
-    for batches in opened:
-        batches.close()
-
-
-def take(batches, count):
-    return [next(batches) for _ in range(count)]
-
-
-def same(one, other) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-
-
-def positions(batch):
-    """(first frame, first sample) of each clip, read from its pixels and samples (the likely one of 2^16)."""
-    offsets = batch.get("offset_sec", np.zeros(len(batch["frames"])))
-    for frames, audio, offset in zip(batch["frames"], batch["audio"], offsets, strict=True):
-        numbers = [make.frame_number(frame) for frame in frames]
-        assert numbers == list(range(numbers[0], numbers[0] + len(frames)))
-        yield numbers[0], make.sample_number(audio, numbers[0] * 640 + round(float(offset) * 16_000))
+def with_cache(config, kind, cache):
+    if kind == "cached":
+        config.data.visual_features = str(cache)
+    if kind == "mixture":
+        config.data.train = f"{config.data.train},{cache / 'more'}"
 
 
 def test_stage1_batches(folder, run):
@@ -96,16 +71,9 @@ def test_synchronizability_batches(folder, run):
     assert set(targets) == {0, 1}
 
 
-def test_cached_features(folder, tmp_path, run):
+def test_cached_features(folder, cache, run):
     """Features tell their start, record and view, so the window and its sound can be told."""
-    config = make.config(folder, **{"data.visual_features": str(tmp_path)})
-    fingerprint = pipeline.Records(folder, "train").fingerprint
-    header = features.Header("", fingerprint, COUNT, tokens=2, width=3, views=2, shard_records=COUNT)
-    features.write_header(tmp_path, "train", header)
-    for view in range(2):
-        told = np.broadcast_arrays(np.arange(30), np.arange(COUNT)[:, None], view)
-        values = np.broadcast_to(np.stack(told, axis=-1)[:, :, None], (COUNT, 30, 2, 3))
-        features.write_shard(tmp_path, "train", header, view, 0, values.astype(np.float32))
+    config = make.config(folder, **{"data.visual_features": str(cache)})
     starts, views = set(), set()
     for batch in take(run(config), 12):
         assert batch.keys() == {"visual", "audio", "target", "offset_sec", "record"}
@@ -122,7 +90,7 @@ def test_cached_features(folder, tmp_path, run):
     config.data.workers = 1  # bfloat16 travels between processes, too
     np.testing.assert_array_equal(batch["visual"], take(run(config), 12)[-1]["visual"])
     with pytest.raises(UserError, match="other records"):
-        run(make.config(f"{folder},{folder}", **{"data.visual_features": str(tmp_path)}))
+        run(make.config(f"{folder},{folder}", **{"data.visual_features": str(cache)}))
 
 
 def test_evaluation_sees_each_record_once(folder, run):
@@ -173,10 +141,16 @@ def test_choices_change_with_the_epoch(folder, run):
 
 
 @pytest.mark.parametrize(
-    "workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+    "kind, workers",
+    [
+        pytest.param(kind, workers, marks=() if (kind, workers) == ("mixture", 2) else pytest.mark.slow)
+        for kind in KINDS
+        for workers in (1, 2, 4)
+    ],
 )
-def test_batches_do_not_depend_on_workers(folder, run, workers):
-    config = make.config(folder, **{"data.batch_size": 2})
+def test_batches_do_not_depend_on_workers(folder, cache, run, kind, workers):
+    config = make.config(folder, **{**KINDS[kind], "data.batch_size": 2})
+    with_cache(config, kind, cache)
     want = take(run(config), 5)
     config.data.workers = workers
     batches = run(config)
@@ -188,20 +162,25 @@ def test_batches_do_not_depend_on_workers(folder, run, workers):
     assert same(want[4], next(resumed))
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_hosts_together_have_the_batch(folder, run, train):
-    config = make.config(folder)
-    count = 5 if train else 3
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hosts, train", [(4, True), (2, True), (4, False)])
+def test_hosts_together_have_the_batch(folder, cache, run, kind, hosts, train):
+    """Row by row, so that groups of neighbours in contrastive learning are the same too."""
+    config = make.config(folder, **{**KINDS[kind], "data.batch_size": 8})
+    with_cache(config, kind, cache)
+    count = 4 if train else 2
     want = take(run(config, train), count)
-    hosts = [take(run(config, train, process, 4), count) for process in range(4)]
+    made = [take(run(config, train, process, hosts), count) for process in range(hosts)]
     for step in range(count):
         for name in want[step]:
-            assert np.array_equal(np.concatenate([host[step][name] for host in hosts]), want[step][name])
+            assert np.array_equal(np.concatenate([host[step][name] for host in made]), want[step][name])
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("train", [True, False])
-def test_resume_at_any_step(folder, run, train):
-    config = make.config(folder)
+def test_resume_at_any_step(folder, cache, run, kind, train):
+    config = make.config(folder, **KINDS[kind])
+    with_cache(config, kind, cache)
     count = 6 if train else 3
     whole, states = run(config, train), []
     want = []
@@ -216,11 +195,24 @@ def test_resume_at_any_step(folder, run, train):
     assert same(next(run(config, train, start_step=2)), want[2])
 
 
-def test_mixtures_hold_all_their_records(folder, media, tmp_path, run):
-    other = make.write(tmp_path, [make.fields(index, media, level="none") for index in range(3)], name="more")
-    config = make.config(f"{folder}, {other}", **{"data.batch_size": 13})
-    assert sorted(next(run(config))["record"]) == list(range(13))
-    assert pipeline.levels(config, "train") == ["dense", "sparse"] * 5 + ["none"] * 3
+def test_planes_are_the_pixels(folder, run):
+    """Turned into RGB on the device they are what RGB batches hold."""
+    for stage in ({"stage": "segment_avclip"}, {}):
+        planes = next(run(make.config(folder, **{**stage, "data.pixels": "yuv420"})))
+        rgb = next(run(make.config(folder, **stage)))
+        assert planes["frames"].shape == (*rgb["frames"].shape[:2], 32 * 32 * 3 // 2)
+        got = np.asarray(planes_to_rgb(planes["frames"], 32, 32)).astype(int)
+        assert abs(got - rgb["frames"]).max() <= 3  # 0 where FFmpeg uses its vector instructions
+
+
+def test_zoom(folder, run):
+    """Half the clips carry a part of their square, chosen anew each epoch; evaluation never does."""
+    config = make.config(folder, **{"data.batch_size": COUNT, "augment.upscale": 0.5, "stage": "segment_avclip"})
+    zoom = np.concatenate([batch["zoom"] for batch in take(run(config), 12)])
+    assert zoom.dtype == np.int32 and zoom.shape == (120, 3)
+    whole = zoom[:, 2] == 32
+    assert (zoom[whole, :2] == 0).all() and set(zoom[~whole, 2]) == {27} and 40 < whole.sum() < 80
+    assert "zoom" not in next(run(config, train=False))
 
 
 def test_small_data_sets_repeat(media, tmp_path, run, caplog):
@@ -239,67 +231,6 @@ def test_whole_clips(media, tmp_path, run):
     assert [make.frame_number(frame) for frame in batch["frames"][0]] == list(range(248))
     assert [make.frame_number(frame) for frame in batch["frames"][1][:230]] == list(range(230))
     assert (batch["frames"][1][230:] == 0).all()
-
-
-def damaged(media) -> dict[str, dict]:
-    return {
-        "lying counts": {"num_frames": 4000, "num_samples": 4000 * 640},
-        "a short picture": {"video": make.video(100)},
-        "no picture": {"video": b""},
-        "a cut picture": {"video": media[0][:3000]},
-        "no sound": {"audio": b""},
-        "a cut sound": {"audio": media[1][:900]},
-        "the wrong kind": {"num_frames": "many"},
-    }
-
-
-@pytest.mark.parametrize("damage", range(7))
-def test_damaged_records_are_skipped_and_counted(media, tmp_path, run, caplog, damage):
-    """The next record takes the place, the same one every time; in evaluation it is marked."""
-    clips = [make.fields(index, media) for index in range(8)]
-    clips[5] |= list(damaged(media).values())[damage]
-    folder = make.write(tmp_path, clips)
-    config = make.config(folder, stage="segment_avclip", **{"data.batch_size": 8})
-    batches = run(config, train=False)
-    batch = next(batches)
-    assert batch["record"].tolist() == list(range(8))
-    assert batch["valid"].tolist() == [index != 5 for index in range(8)]
-    assert list(batches.corrupt) == [5] and "00001-of-00002, record 1" in batches.corrupt[5]
-    assert "00001-of-00002, record 1" in caplog.text
-    batches = run(config)
-    assert sorted(next(batches)["record"]) == [0, 1, 2, 3, 4, 6, 6, 7]
-    state = batches.get_state()
-    resumed = run(config)
-    resumed.set_state(json.loads(json.dumps(state)))
-    assert list(resumed.corrupt) == [5] and same(next(resumed), next(batches))
-
-
-def test_flipped_bytes_are_skipped(folder, media, tmp_path, run):
-    clips = [make.fields(index, media) for index in range(4)]
-    path = records.shard_path(make.write(tmp_path, clips, shards=1), "train", 0, 1)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(data)
-    batches = run(make.config(str(path.parent)), train=False)
-    assert next(batches)["valid"].sum() == 3 and len(batches.corrupt) == 1
-
-
-@pytest.mark.parametrize("broken, share, fine", [(1, 0.01, True), (2, 0.01, False), (2, 0.25, True), (1, 0.0, False)])
-def test_too_much_damage_stops(media, tmp_path, run, broken, share, fine):
-    clips = [make.fields(index, media, **({"audio": b""} if index < broken else {})) for index in range(8)]
-    folder = make.write(tmp_path, clips)
-    batches = run(make.config(folder, **{"data.max_corrupt_share": share, "data.batch_size": 8}), train=False)
-    if fine:
-        assert next(batches)["valid"].sum() == 8 - broken
-        return
-    with pytest.raises(UserError, match=rf"{broken} of 8 records are damaged(.|\n)*shard|00000-of-00002, record 0"):
-        next(batches)
-
-
-def test_nothing_but_damage(media, tmp_path, run):
-    folder = make.write(tmp_path, [make.fields(0, media, video=b"")], shards=1)
-    with pytest.raises(UserError, match="No record can be read"):
-        next(run(make.config(folder)))
 
 
 @pytest.mark.parametrize(
