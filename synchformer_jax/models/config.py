@@ -44,7 +44,8 @@ def model_config(size: str = "B") -> ConfigDict:
     config.audio = ConfigDict(
         {
             "mel_bins": 128,
-            "frames": 66,  # log-mel frames in one segment
+            # Log-mel frames in one segment follow its length: 66 for 0.64 s, of which the last is empty.
+            "frames": config.visual.get_ref("frames") * 4 + 2,
             "patch_size": 16,
             "stride": 10,
             "width": width,
@@ -69,6 +70,14 @@ def model_config(size: str = "B") -> ConfigDict:
         }
     )
     config.temperature = ConfigDict({"init": 0.07, "min": 0.001, "max": 0.5})
+    config.avclip = ConfigDict(
+        {
+            "loss": "info_nce",  # or "sigmoid" (SigLIP), which has its own temperature and learns a bias
+            "sigmoid_temperature": 0.1,
+            "sigmoid_bias": -10.0,
+            "global_pool": "none",  # "mean" or "attention": embeds the whole clip too, from its segments
+        }
+    )
     config.compute = ConfigDict(
         {
             "dtype": "bfloat16",
@@ -86,6 +95,8 @@ CHOICES = {
     "visual.trajectory_values": ("input", "projected"),
     "visual.patch_init": ("lecun", "dct"),
     "visual.position_init": ("learned", "sinusoidal"),
+    "avclip.loss": ("info_nce", "sigmoid"),
+    "avclip.global_pool": ("none", "mean", "attention"),
     "compute.dtype": ("bfloat16", "float16", "float32"),
     "compute.remat": ("none", "full", "dots"),
     "compute.attention": ("auto", "einsum", "xla", "cudnn"),

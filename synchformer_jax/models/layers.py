@@ -205,10 +205,20 @@ class Pool(nnx.Module):
         self.block = Block(width, heads, mlp_ratio, eps=eps, dtype=dtype, implementation=implementation, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None = None, *, key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "B N"] | None = None,
+        *,
+        key: Key[Array, ""] | None = None,
+        position: Float[Array, "D"] | None = None,
     ) -> Float[Array, "B D"]:
-        """Only the CLS token asks, so that the others cost no query and no MLP."""
-        x = prepend(self.cls[...][None], x)
+        """Only the CLS token asks, so that the others cost no query and no MLP.
+
+        Args:
+            position: added to the CLS token.
+        """
+        cls = self.cls[...] if position is None else self.cls[...] + position
+        x = prepend(cls[None], x)
         mask = None if mask is None else keep_first(mask, 1)
         return self.block(x, mask, key=key, queries=1)[:, 0]
 

@@ -24,8 +24,7 @@ class Teacher(NamedTuple):
 
     visual: Float[Array, "B S D"]  # their embeddings of the batch, among which counterparts are looked for
     audio: Float[Array, "B S D"]
-    queue_visual: Float[Array, "Q D"]  # and of batches before: more to be confused with
-    queue_audio: Float[Array, "Q D"]
+    queue: Float[Array, "2 Q D"]  # and those of batches before, visual and audio: more to be confused with
     alpha: Float[Array, ""] | float = 0.0  # the weight of their own answer in the target; 0 leaves only what is true
 
 
@@ -51,8 +50,8 @@ def contrastive_loss(
             pass, so that memory grows with the number of segments instead of its square.
         teacher: looks for counterparts among these instead of among `visual` and `audio`; `alpha` is for InfoNCE.
         mesh: of the trainer (its axes data and fsdp cut the clips), where the features lie on several devices. Each
-            device compares its own clips; features travel in one gather, and their gradients back in one reduce-scatter,
-            between the devices that share a group. A group inside one device needs neither.
+            device compares its own clips; features travel in one gather, and their gradients back in one
+            reduce-scatter, between the devices that share a group. A group inside one device needs neither.
 
     Returns:
         The loss in nats, float32. InfoNCE is ln N where N embeddings tell nothing.
@@ -100,14 +99,14 @@ def _on_device(own: Float[Array, "2 b S D"], teacher, temperature, bias, *, clip
             keys = answers
     answers = answers.reshape(2, -1, clips * own.shape[2], width)
     asked, keys = (x.reshape(2, answers.shape[1], -1, width) for x in (asked / temperature, keys))
-    teachers, queues, alpha = None, jnp.zeros((2, 0, width)), 0.0
+    teachers, queue, alpha = None, jnp.zeros((2, 0, width)), 0.0
     if teacher is not None:
-        queues, alpha = jnp.stack([teacher.queue_visual, teacher.queue_audio]), teacher.alpha
+        queue, alpha = teacher.queue, teacher.alpha
         teachers = keys / jax.lax.stop_gradient(temperature)
     total = 0.0
     for one, other in ((0, 1), (1, 0)):
         pondered = None if teachers is None or bias is not None else teachers[one]
-        total += _find(asked[one], keys[other], answers[other], queues[other], pondered, alpha, bias, chunk)
+        total += _find(asked[one], keys[other], answers[other], queue[other], pondered, alpha, bias, chunk)
     return total / 2
 
 

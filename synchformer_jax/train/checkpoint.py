@@ -67,6 +67,8 @@ class Checkpoints:
             UserError: the disk is full or the folder cannot be written.
         """
         arrays = {"model": {**frozen, **state.params}, "opt_state": state.opt_state}
+        if state.memory:
+            arrays["memory"] = state.memory
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
             config=ocp.args.JsonSave(configs.to_dict(run.config)),
@@ -103,27 +105,30 @@ class Checkpoints:
     def restore(self, run: Run, step: int) -> tuple[TrainState, Arrays, dict[str, Any]]:
         """The state, the frozen parameters and the progress of a step, on the devices of this run's mesh."""
         shardings = run.state_shardings()
-        abstract_opt = jax.tree.map(
+        abstract_opt, abstract_memory = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(run.optimizer.init, run.abstract_params()),
-            shardings.opt_state,
+            (jax.eval_shape(run.optimizer.init, run.abstract_params()), run.abstract_memory()),
+            (shardings.opt_state, shardings.memory),
         )
         model = {states.name_of(path): variable.get_value() for path, variable in run.blueprint.variables}
         abstract_model = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=run.sharding(name))
             for name, leaf in model.items()
         }
+        abstract = {"model": abstract_model, "opt_state": abstract_opt}
+        if abstract_memory:
+            abstract["memory"] = abstract_memory
         restored = self.manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore({"model": abstract_model, "opt_state": abstract_opt}),
+                state=ocp.args.StandardRestore(abstract),
                 progress=ocp.args.JsonRestore(),
             ),
         )
         params, frozen = states.split_frozen(restored["state"]["model"], run.config.freeze)
         count = jax.device_put(np.int32(step), shardings.step)
         # Some backends hand out restored buffers that are also held elsewhere; the step donates its state.
-        state = TrainState(count, params, restored["state"]["opt_state"])
+        state = TrainState(count, params, restored["state"]["opt_state"], restored["state"].get("memory", {}))
         return jax.tree.map(lambda leaf: leaf.copy(), state), frozen, restored["progress"]
 
 

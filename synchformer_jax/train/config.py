@@ -67,8 +67,18 @@ def base_config(stage: str, size: str = "B") -> ConfigDict:
                 "low_pass": 0.0,
                 "noise": 0.0,
             },
-            # 0 clips: the whole batch is one group. chunk: rows of the similarities at once, 0 for all.
-            "contrastive": {"group_clips": 2, "chunk": 0},
+            "contrastive": {
+                "group_clips": 2,  # clips whose segments are each other's negatives; 0: the whole batch
+                "chunk": 0,  # rows of a group's similarities held at once; 0: all
+                "segment_weight": 1.0,
+                "global_weight": 1.0,  # of the level that model.avclip.global_pool adds
+                # Slowly following encoders give what each segment is compared with, and a queue of earlier batches.
+                "momentum_encoders": False,
+                "momentum": 0.995,
+                "queue_clips": 0,  # a multiple of data.batch_size
+                "alpha": 0.0,  # the weight of their own answer in the targets; ALBEF takes 0.4
+                "alpha_steps": 0,  # over which it grows from 0; published: the first epoch
+            },
             # Work folders of earlier runs (avclip, sync), or files of weights (the others).
             "init": {
                 "motionformer": "",
@@ -139,6 +149,8 @@ def validate(config: ConfigDict, devices: int, processes: int = 1, *, paths: boo
     for name in config.augment:
         _require(config, f"augment.{name}", 0 <= config.augment[name] <= 1, "Give a share between 0 and 1")
     _validate_mesh(config, devices, processes)
+    if config.stage == "segment_avclip":
+        _validate_contrastive(config)
     _validate_sizes(config)
     if paths:
         _validate_paths(config)
@@ -154,11 +166,35 @@ def _validate_mesh(config: ConfigDict, devices: int, processes: int) -> None:
             f"train.accumulate = {parts} and {processes} processes. "
             f"Give --config.data.batch_size a multiple of {shards * parts}."
         )
-    group = config.contrastive.group_clips
-    if config.stage == "segment_avclip" and group and (batch // parts) % group:
+
+
+def _validate_contrastive(config: ConfigDict) -> None:
+    options, batch, parts = config.contrastive, config.data.batch_size, config.train.accumulate
+    group = options.group_clips
+    if group and (batch // parts) % group:
         raise UserError(
             f"config.contrastive.group_clips={group} does not divide the {batch // parts} clips that are computed "
             f"together (data.batch_size / train.accumulate). Give a divisor of {batch // parts}, or 0 for all."
+        )
+    for name in ("chunk", "group_clips", "queue_clips", "alpha_steps"):
+        _require(config, f"contrastive.{name}", options[name] >= 0, "Give 0 or more")
+    for name in ("momentum", "alpha"):
+        _require(config, f"contrastive.{name}", 0 <= options[name] <= 1, "Give a number between 0 and 1")
+    if not options.momentum_encoders and (options.queue_clips or options.alpha):
+        field = "queue_clips" if options.queue_clips else "alpha"
+        raise UserError(
+            f"config.contrastive.{field}={options[field]} needs momentum encoders. "
+            "Give --config.contrastive.momentum_encoders=True."
+        )
+    if options.queue_clips % batch:
+        raise UserError(
+            f"config.contrastive.queue_clips={options.queue_clips} is no multiple of data.batch_size={batch}: a step "
+            f"replaces that many. Give {max(1, options.queue_clips // batch) * batch}."
+        )
+    if options.alpha and config.model.avclip.loss == "sigmoid":
+        raise UserError(
+            "config.contrastive.alpha weighs a distribution over all answers, which the sigmoid loss has not. Give "
+            "--config.contrastive.alpha=0, or --config.model.avclip.loss=info_nce."
         )
 
 
@@ -277,14 +313,19 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> ConfigDict:
-    """The reverse of `to_dict`; lists turn into tuples."""
+    """The reverse of `to_dict`; lists turn into tuples, and fields that came later have their defaults."""
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: tuples(item) for name, item in value.items()}
         return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(values))
+    def fill(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        for name, value in defaults.items():
+            given[name] = fill(given.get(name, {}), value) if isinstance(value, dict) else given.get(name, value)
+        return given
+
+    return ConfigDict(fill(tuples(values), base_config(values["stage"]).to_dict()))
 
 
 def require_same_run(old: ConfigDict, new: ConfigDict, workdir: str) -> None:

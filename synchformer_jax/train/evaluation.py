@@ -8,6 +8,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from synchformer_jax.eval import metrics
+from synchformer_jax.models.avclip import PREFIX
+from synchformer_jax.objectives.contrastive import contrastive_loss
 from synchformer_jax.train import mesh as meshes
 from synchformer_jax.train import step as steps
 from synchformer_jax.train.state import Arrays, Run
@@ -59,24 +61,24 @@ def evaluate(
 
 
 def _contrastive(run: Run, outputs: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    visual, audio = outputs["visual"].astype(np.float64), outputs["audio"].astype(np.float64)
-    clips, segments, width = visual.shape
-    group = min(run.config.contrastive.group_clips or run.config.data.batch_size, clips)
+    """The loss, without momentum encoders; how precisely windows are found; and the cosines of the first group."""
+    visual, audio = outputs["visual"], outputs["audio"]
+    options, (clips, segments, width) = run.config.contrastive, visual.shape
+    group = min(options.group_clips or run.config.data.batch_size, clips)
     whole = clips // group * group
-    grouped = [part[:whole].reshape(-1, group * segments, width) for part in (visual, audio)]
-    cosines = np.einsum("gvd,gad->gva", *grouped)
-    similarities = cosines / float(outputs["temperature"][0])
-    loss = (_nats(similarities) + _nats(similarities.swapaxes(1, 2))) / 2
+    loss = 0.0
+    for level, prefix in PREFIX.items():
+        if f"{prefix}visual" not in outputs:
+            continue
+        both = (outputs[prefix + part][:whole] for part in ("visual", "audio"))
+        temperature, bias = (outputs.get(prefix + name, [None])[0] for name in ("temperature", "logit_bias"))
+        found = contrastive_loss(*both, temperature, bias, clips=group, chunk=options.chunk)
+        loss += options[f"{level}_weight"] * float(found)
     window = min(WINDOW, max(1, segments - 1))
-    windows = metrics.shifted_windows(audio, visual, window)
-    values = {"loss": float(loss), "precision": float(np.mean(windows["precision"]))}
-    return values, {"similarity": cosines[0]}
-
-
-def _nats(similarities: np.ndarray) -> float:
-    top = similarities.max(axis=-1, keepdims=True)
-    normaliser = top[..., 0] + np.log(np.exp(similarities - top).sum(axis=-1))
-    return float(np.mean(normaliser - np.diagonal(similarities, axis1=-2, axis2=-1)))
+    windows = metrics.shifted_windows(audio.astype(np.float64), visual.astype(np.float64), window)
+    of_first = [part[:group].reshape(-1, width) for part in (visual, audio)]
+    values = {"loss": loss, "precision": float(np.mean(windows["precision"]))}
+    return values, {"similarity": of_first[0] @ of_first[1].T}
 
 
 def _offset(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:

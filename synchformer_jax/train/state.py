@@ -23,16 +23,19 @@ from synchformer_jax.errors import UserError
 from synchformer_jax.models import layers
 from synchformer_jax.train import mesh as meshes
 from synchformer_jax.train import optimizer as optimizers
+from synchformer_jax.train import pretraining
 
 Arrays = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """What changes in training. `step` int32 counts finished steps; `params` are the trainable parameters."""
+    """What changes in training. `step` int32 counts finished steps; `params` are the trainable parameters; `memory` is
+    that of `pretraining`, empty without momentum encoders."""
 
     step: jax.Array
     params: Arrays
     opt_state: Any
+    memory: dict[str, Any] = {}  # noqa: RUF012 nobody writes into it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +167,7 @@ class Run:
         return self.blueprint.shapes()
 
     def state_shardings(self) -> TrainState:
-        """Where each part of the train state lives; the optimiser's moments lie with their parameter."""
+        """Where each part of the train state lives; moments and followers lie with their parameter."""
         whole = meshes.replicated(self.mesh)
         params = {name: self.sharding(name) for name in self.trained}
 
@@ -172,8 +175,12 @@ class Run:
             name = getattr(path[-1], "key", None) if path else None
             return params[name] if name in params and leaf.shape == self._shapes[name] else whole
 
-        shapes = jax.eval_shape(self.optimizer.init, self.abstract_params())
-        return TrainState(whole, params, jax.tree_util.tree_map_with_path(of_leaf, shapes))
+        shapes = jax.eval_shape(self.optimizer.init, self.abstract_params()), self.abstract_memory()
+        return TrainState(whole, params, *jax.tree_util.tree_map_with_path(of_leaf, shapes))
+
+    def abstract_memory(self) -> dict[str, Any]:
+        """Shapes and types of the memory."""
+        return jax.eval_shape(lambda params: pretraining.first_memory(self.config, params), self.abstract_params())
 
     def abstract_params(self) -> Arrays:
         """Shapes and types of the trainable parameters."""
@@ -202,7 +209,8 @@ def start(run: Run, arrays: Arrays) -> tuple[TrainState, Arrays]:
     opt_state = jax.jit(run.optimizer.init, out_shardings=shardings.opt_state)(params)
     # The step donates its state, so nothing else may share these buffers.
     step = jax.device_put(np.zeros((), np.int32), shardings.step)
-    return TrainState(step, jax.tree.map(jnp.copy, params), opt_state), frozen
+    remember = jax.jit(lambda params: pretraining.first_memory(run.config, params), out_shardings=shardings.memory)
+    return TrainState(step, jax.tree.map(jnp.copy, params), opt_state, remember(params)), frozen
 
 
 def fingerprint(arrays: Mapping[str, Any], prefix: str) -> str:

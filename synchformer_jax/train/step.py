@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from synchformer_jax.models.avclip import PREFIX
 from synchformer_jax.models.flops import flops
-from synchformer_jax.objectives import contrastive, offset
+from synchformer_jax.objectives import offset
 from synchformer_jax.train import mesh as meshes
+from synchformer_jax.train import pretraining
 from synchformer_jax.train import state as states
 from synchformer_jax.train.inputs import audio_input, visual_input
 from synchformer_jax.train.state import Arrays, Run, TrainState
@@ -28,11 +30,14 @@ def device_fields(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: batch[name] for name in FIELDS if name in batch}
 
 
-def embed(config: ConfigDict, model: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Stage 1: unit embeddings `[B, S, D]` of both streams."""
-    keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-    frames = visual_input(config, batch, keys[0])
-    return model(frames, audio_input(config, batch["audio"], keys[1]), key=keys[2])
+def trained_key(part: str, trained: tuple[str, ...], key: jax.Array | None) -> jax.Array | None:
+    """The key of a part of the model, or None where the part is frozen: it runs without dropout."""
+    return key if any(states.has_prefix(name, (part,)) for name in trained) else None
+
+
+def embed(config: ConfigDict, model: Any, batch: Batch) -> pretraining.Levels:
+    """Stage 1: unit embeddings `[B, S, D]` of both streams by level."""
+    return model.embed(visual_input(config, batch, None), audio_input(config, batch["audio"], None))
 
 
 def classify(
@@ -40,45 +45,63 @@ def classify(
 ) -> jax.Array:
     """Later stages: logits `[B, C]`. Frozen extractors run without dropout; cached features replace the picture."""
     keys = (None,) * 5 if key is None else jax.random.split(key, 5)
-
-    def unless_frozen(part: str, some_key: jax.Array | None) -> jax.Array | None:
-        return some_key if any(states.has_prefix(name, (part,)) for name in trained) else None
-
     if "visual" in batch:
         visual = batch["visual"].astype(jnp.dtype(config.model.compute.dtype))
     else:
         frames = visual_input(config, batch, keys[0])
-        visual = model.visual(frames, key=unless_frozen("visual", keys[2]))
+        visual = model.visual(frames, key=trained_key("visual", trained, keys[2]))
     mel = audio_input(config, batch["audio"], keys[1])
-    audio = model.audio(mel, key=unless_frozen("audio", keys[3]))
+    audio = model.audio(mel, key=trained_key("audio", trained, keys[3]))
     return model.head(visual, audio, key=keys[4])
 
 
 def loss_and_metrics(
-    run: Run, params: Arrays, frozen: Arrays, batch: Batch, key: jax.Array | None
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss of a batch, and what else is worth a curve."""
+    run: Run,
+    params: Arrays,
+    frozen: Arrays,
+    batch: Batch,
+    key: jax.Array | None,
+    memory: dict[str, Any] | None = None,
+    step: jax.Array | int = 0,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], pretraining.Levels]]:
+    """The loss of a batch; with it what else is worth a curve, and embeddings for the memory."""
     config, model = run.config, run.blueprint.build({**frozen, **params})
     if config.stage == "segment_avclip":
-        visual, audio = embed(config, model, batch, key)
-        visual, audio = (contrastive.group_clips(part, config.contrastive.group_clips) for part in (visual, audio))
-        temperature = model.temperature()
-        loss = contrastive.info_nce(visual, audio, temperature, chunk=config.contrastive.chunk)
-        return loss, {"temperature": temperature}
+        return _contrast(run, model, {**frozen, **params}, batch, key, memory, step)
     logits = classify(config, model, batch, key, run.trained)
     target = batch["target"]
-    return offset.cross_entropy(logits, target), {"accuracy": offset.accuracy(logits, target)}
+    return offset.cross_entropy(logits, target), ({"accuracy": offset.accuracy(logits, target)}, {})
+
+
+def _contrast(run, model, arrays: Arrays, batch: Batch, key, memory, step):
+    keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+    inputs = visual_input(run.config, batch, keys[0]), audio_input(run.config, batch["audio"], keys[1])
+
+    def dropping(some_key: jax.Array | None) -> pretraining.Keys:
+        both = (None, None) if some_key is None else jax.random.split(some_key)
+        return tuple(trained_key(part, run.trained, k) for part, k in zip(("visual", "audio"), both, strict=True))
+
+    follower = {}
+    if memory:
+        follower = {
+            "follower": run.blueprint.build({**arrays, **memory["params"]}),
+            "follower_keys": dropping(None if key is None else jax.random.fold_in(keys[2], 1)),
+            "queue": memory["queue"],
+        }
+    return pretraining.loss_and_metrics(run.config, run.mesh, model, inputs, dropping(keys[2]), step=step, **follower)
 
 
 def flops_per_clip(config: ConfigDict, trained: tuple[str, ...]) -> float:
     """Floating point operations of one training step for one clip, as `models.flops` counts them.
 
-    The backward pass counts twice the forward; a frozen extractor has none, a cached one costs nothing.
+    The backward pass counts twice the forward; a frozen extractor has none, a cached one costs nothing. Momentum
+    encoders add a forward pass.
     """
     cost = flops(config.model)
+    followed = config.stage == "segment_avclip" and config.contrastive.momentum_encoders
 
     def times(part: str) -> int:
-        return 3 if any(states.has_prefix(name, (part,)) for name in trained) else 1
+        return followed + (3 if any(states.has_prefix(name, (part,)) for name in trained) else 1)
 
     picture = 0 if config.data.visual_features else times("visual") * cost["visual_segment"]
     head = 0 if config.stage == "segment_avclip" else times("head") * cost["head"]
@@ -111,42 +134,56 @@ def make_train_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.A
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         gradient = jax.value_and_grad(lambda *args: loss_and_metrics(run, *args), has_aux=True)
+        memory = pretraining.follow(config, state.memory, state.params)
+
+        def part(batch: Batch, key: jax.Array) -> tuple[Any, pretraining.Levels]:
+            (loss, (metrics, fresh)), grads = gradient(state.params, frozen, batch, key, memory, state.step)
+            return (loss, metrics, grads), fresh
+
         if parts == 1:
-            (loss, metrics), grads = gradient(state.params, frozen, batch, key)
+            (loss, metrics, grads), fresh = part(batch, key)
         else:
 
-            def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, gradient(state.params, frozen, *part)), None
+            def add(total: Any, piece: tuple[Batch, jax.Array]) -> tuple[Any, pretraining.Levels]:
+                values, fresh = part(*piece)
+                return jax.tree.map(jnp.add, total, values), fresh
 
             pieces = (micro_batches(batch), jax.random.split(key, parts))
-            first = jax.tree.map(lambda piece: piece[0], pieces)
-            zeros = jax.eval_shape(gradient, state.params, frozen, *first)
-            total, _ = jax.lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zeros), pieces)
-            (loss, metrics), grads = jax.tree.map(lambda leaf: leaf / parts, total)
+            shapes, _ = jax.eval_shape(part, *jax.tree.map(lambda piece: piece[0], pieces))
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            total, fresh = jax.lax.scan(add, zeros, pieces)
+            loss, metrics, grads = jax.tree.map(lambda leaf: leaf / parts, total)
         metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads), "learning_rate": run.schedule(state.step)}
         updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        if "logit_scale" in params:
-            params["logit_scale"] = jnp.clip(params["logit_scale"], limits.min, limits.max)
+        for name in ("logit_scale", "global_logit_scale"):
+            if name in params:
+                params[name] = jnp.clip(params[name], limits.min, limits.max)
+        memory = pretraining.enqueue(memory, fresh, state.step)
         if config.train.on_bad_step == "skip":
             good = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]) & (metrics["grad_norm"] <= limit)
-            before = (state.params, state.opt_state)
-            params, opt_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), (params, opt_state), before)
+            after, before = (params, opt_state, memory), (state.params, state.opt_state, state.memory)
+            params, opt_state, memory = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
             metrics["skipped"] = 1.0 - good
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, memory), metrics
 
     whole = meshes.replicated(mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(run.state_shardings(), whole))
 
 
 def make_eval_step(run: Run) -> Callable[[Arrays, Batch], dict[str, jax.Array]]:
-    """The compiled forward pass: `(params, batch)` gives `visual` and `audio` embeddings, or `logits`, float32."""
+    """The compiled forward pass `(params, batch)`. It gives, in float32, `logits`; or in stage 1 `visual`, `audio` and
+    `temperature` of the segments, `logit_bias` with the sigmoid loss, and the same of whole clips as `global_visual`
+    and so on."""
 
     def step(params: Arrays, batch: Batch) -> dict[str, jax.Array]:
         model = run.blueprint.build(params)
         if run.config.stage == "segment_avclip":
-            visual, audio = embed(run.config, model, batch, None)
-            result = {"visual": visual, "audio": audio, "temperature": model.temperature()}
+            result = {}
+            for level, (visual, audio) in embed(run.config, model, batch).items():
+                scale = {"temperature": model.temperature(level), "logit_bias": model.bias(level)}
+                values = {"visual": visual, "audio": audio} | {k: v for k, v in scale.items() if v is not None}
+                result |= {f"{PREFIX[level]}{name}": value for name, value in values.items()}
         else:
             result = {"logits": classify(run.config, model, batch, None, ())}
         return jax.tree.map(lambda values: values.astype(jnp.float32), result)

@@ -31,7 +31,7 @@ def one_way(q, k, targets, temperature, bias):
 def dense(visual, audio, clips, temperature, bias=None, teacher=None):
     """Loss and gradients with respect to visual, audio, temperature and bias, for groups of `clips` of `[B, S, D]`.
 
-    `teacher`: (visual, audio, queue_visual, queue_audio, alpha), as `Teacher`.
+    `teacher`: (visual, audio, queue, alpha), as `Teacher`.
     """
     visual, audio = visual.astype(np.float64), audio.astype(np.float64)
     gradients, scalars = [np.zeros_like(visual), np.zeros_like(audio)], np.zeros(3)
@@ -43,10 +43,10 @@ def dense(visual, audio, clips, temperature, bias=None, teacher=None):
             targets = np.eye(len(q))
             if teacher is not None:
                 mine, k = (teacher[i][part].reshape(-1, visual.shape[-1]).astype(np.float64) for i in (own, other))
-                k = np.concatenate([k, teacher[2 + other].astype(np.float64)])
+                k = np.concatenate([k, teacher[2][other].astype(np.float64)])
                 targets = np.eye(len(q), len(k))
                 if bias is None:
-                    targets = (1 - teacher[4]) * targets + teacher[4] * softmax(mine @ k.T / temperature)
+                    targets = (1 - teacher[3]) * targets + teacher[3] * softmax(mine @ k.T / temperature)
             values, dq, dk = one_way(q, k, targets, temperature, bias)
             scalars += values / 2 / groups
             gradients[own][part] += dq.reshape(clips, -1, dq.shape[-1]) / 2 / groups

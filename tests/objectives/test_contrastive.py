@@ -18,7 +18,7 @@ def embeddings(clips=6, segments=7, width=24, seed=0):
 
 def a_teacher(alpha, queue=11, seed=1):
     rng = np.random.default_rng(seed)
-    return (*embeddings(seed=seed), unit(rng, queue, 24), unit(rng, queue, 24), alpha)
+    return (*embeddings(seed=seed), unit(rng, 2, queue, 24), alpha)
 
 
 def ours(visual, audio, temperature, bias, **options):

@@ -19,9 +19,10 @@ from tests.objectives.dense import dense, unit
 B, S, D, Q = 24, 2, 16, 10
 rng = np.random.default_rng(0)
 visual, audio, *momentum = (unit(rng, B, S, D) for _ in range(4))
-queues = unit(rng, Q, D), unit(rng, Q, D)
+queue = unit(rng, 2, Q, D)
 losses = {"info_nce": (0.07, None), "sigmoid": (0.1, -10.0)}
-MESSAGE = r"= \\(?(\\w+)\\[([\\d,]*)\\].*? (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\\("
+KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+MESSAGE = rf"= \\(?(\\w+)\\[([\\d,]*)\\].*? ({KINDS})(?:-start)?\\("
 
 
 def case(shape, clips, kind, alpha):
@@ -29,8 +30,8 @@ def case(shape, clips, kind, alpha):
     cut, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((("data", "fsdp"),), ()))
     teacher, placed = None, None
     if alpha is not None:
-        teacher = (*momentum, *queues, alpha)
-        placed = Teacher(*(jax.device_put(x, cut) for x in momentum), *(jax.device_put(x, whole) for x in queues), alpha)
+        teacher = (*momentum, queue, alpha)
+        placed = Teacher(*(jax.device_put(x, cut) for x in momentum), jax.device_put(queue, whole), alpha)
 
     def loss(visual, audio, temperature, bias, teacher):
         return contrastive_loss(

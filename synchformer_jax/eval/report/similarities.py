@@ -57,7 +57,7 @@ def compute(
     config = evaluation_config(config, data, split, stage="segment_avclip")
     shards = records.Shards(data, split)
     graph, state = nnx.split(model)
-    forward = jax.jit(lambda state, batch: embed(config, nnx.merge(graph, state), batch, None))
+    forward = jax.jit(lambda state, batch: embed(config, nnx.merge(graph, state), batch)["segment"])
     kept: dict[str, list] = {}
     looked_at = 0
     for batch in pipeline.batches(config, split, train=False):
