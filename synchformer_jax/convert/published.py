@@ -165,7 +165,7 @@ def rules_of(model: nnx.Module) -> list[Rule]:
         return list(_audio(model, "", ()))
     if isinstance(model, SegmentAVCLIP):
         both = [*_visual(model.visual, "v_encoder.", ("visual",)), *_audio(model.audio, "a_encoder.", ("audio",))]
-        return [Rule("logit_scale", ("logit_scale",)), *both]
+        return [*both, *_contrast(model)]
     if isinstance(model, Synchformer):
         rules = [*_visual(model.visual, "vfeat_extractor.", ("visual",))]
         rules += _audio(model.audio, "afeat_extractor.", ("audio",))
@@ -205,6 +205,25 @@ def trim(name: str, array: np.ndarray, expected: tuple[int, ...], warn: Callable
         return array
     warn(f"{name} has {array.shape[1]:,} positions; the first {expected[1]} are taken.")
     return array[:, : expected[1]]
+
+
+def _contrast(model: SegmentAVCLIP) -> Iterator[Rule]:
+    """What the contrastive models have besides the extractors; with a level of whole clips, names are the published
+    MultilevelMoCoCLIP's."""
+    if model.sigmoid:
+        raise UserError(
+            "This model learned by the sigmoid loss, for which the published format has no place. Train one with "
+            "model.avclip.loss = info_nce to convert it."
+        )
+    if "global" not in model.levels:
+        yield Rule("logit_scale", ("logit_scale",))
+        return
+    yield Rule("segment_logit_scale", ("logit_scale",))
+    yield Rule("global_logit_scale", ("global_logit_scale",))
+    if hasattr(model, "global_visual"):
+        for prefix, name in (("v_encoder.", "global_visual"), ("a_encoder.", "global_audio")):
+            yield Rule(f"{prefix}global_attn_agg.pos_emb", (name, "position"), "table")
+            yield from _pool(f"{prefix}global_attn_agg.", (name, "pool"))
 
 
 def _visual(model: Motionformer, prefix: str, path: tuple[str, ...]) -> Iterator[Rule]:

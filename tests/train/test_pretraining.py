@@ -1,5 +1,7 @@
 """Momentum encoders, their queue, soft targets and the level of whole clips, through the trainer's own step."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -57,7 +59,7 @@ def embeddings(run, arrays, number):
 def test_followers_move_a_tenth_of_the_way_before_each_step(taken):
     _, history, _ = taken
     assert set(history[0].memory["params"]) == {name for name in history[0].params if "logit_scale" not in name}
-    for before, after in zip(history, history[1:], strict=False):
+    for before, after in itertools.pairwise(history):
         for name, old in before.memory["params"].items():
             expected = 0.9 * old.astype(np.float64) + 0.1 * before.params[name]
             np.testing.assert_allclose(after.memory["params"][name], expected, rtol=1e-5, atol=1e-7)
@@ -65,7 +67,7 @@ def test_followers_move_a_tenth_of_the_way_before_each_step(taken):
 
 def test_the_oldest_batch_leaves_the_queue(taken):
     run, history, _ = taken
-    for number, (before, after) in enumerate(zip(history, history[1:], strict=False)):
+    for number, (before, after) in enumerate(itertools.pairwise(history)):
         fresh = embeddings(run, {**before.params, **after.memory["params"]}, number)
         for level, queue in after.memory["queue"].items():
             rows = 4 * (SEGMENTS if level == "segment" else 1)
@@ -78,7 +80,7 @@ def test_the_oldest_batch_leaves_the_queue(taken):
 
 def test_the_loss_is_the_dense_formula_over_batch_and_queue(taken):
     run, history, metrics = taken
-    for number, (before, after) in enumerate(zip(history, history[1:], strict=False)):
+    for number, (before, after) in enumerate(itertools.pairwise(history)):
         asked = embeddings(run, before.params, number)
         answers = embeddings(run, {**before.params, **after.memory["params"]}, number)
         alpha, total = 0.4 * min(1, number / 2), 0.0
@@ -113,7 +115,7 @@ def test_the_queue_begins_with_random_directions(config):
     first = pretraining.first_memory(config, {})
     for queue in first["queue"].values():
         np.testing.assert_allclose(np.linalg.norm(queue, axis=-1), 1, rtol=1e-5)
-        assert abs(np.mean(queue @ queue.swapaxes(1, 2))) < 0.1
+        assert abs(np.mean(queue[0] @ queue[1].T)) < 0.1
 
 
 def test_the_sigmoid_loss_learns_its_own_temperature_and_bias(tiny_config):
