@@ -169,13 +169,13 @@ def test_stage_1_is_loaded_once(flash_data, tmp_path, monkeypatch):
     from synchformer_jax.train import checkpoint
 
     class Embedder(flashes.Correlator):
-        def __call__(self, frames, log_mel, *, key=None):
+        def embed(self, frames, log_mel):
             parts = (
                 frames.mean(axis=(3, 4, 5)),
                 log_mel[..., :64].max(axis=2).reshape(*log_mel.shape[:2], 16, 4).max(-1),
             )
             parts = (part - part.mean(axis=-1, keepdims=True) for part in parts)
-            return tuple(part / (1e-3 + jnp.linalg.norm(part, axis=-1, keepdims=True)) for part in parts)
+            return {"segment": tuple(x / (1e-3 + jnp.linalg.norm(x, axis=-1, keepdims=True)) for x in parts)}
 
     config = flashes.config()
     config.stage = "segment_avclip"
