@@ -157,7 +157,8 @@ def abstract_inputs(run: states.Run) -> tuple[states.TrainState, states.Arrays, 
     everything = {states.name_of(path): variable.get_value() for path, variable in run.blueprint.variables}
     frozen = {name: leaf for name, leaf in everything.items() if name not in params}
     frozen = placed(frozen, {name: run.sharding(name) for name in frozen})
-    state = states.TrainState(step, placed(params, shardings.params), opt_state)
+    memory = placed(run.abstract_memory(), shardings.memory)
+    state = states.TrainState(step, placed(params, shardings.params), opt_state, memory)
     sharding = meshes.batch_sharding(run.mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

@@ -201,8 +201,8 @@ def spoiled(config, monkeypatch):
     """A config that skips bad steps; step 3 is no number and step 5 a spike, inside the compiled step."""
     honest = loop.steps.loss_and_metrics
 
-    def spoil(run, params, frozen, batch, key):
-        loss, metrics = honest(run, params, frozen, batch, key)
+    def spoil(run, params, frozen, batch, *rest):
+        loss, metrics = honest(run, params, frozen, batch, *rest)
         audio = batch["audio"]
         factor = jax.numpy.where((audio == 0).all(), np.nan, jax.numpy.where((audio == 7).all(), 1e4, 1.0))
         return loss * factor, metrics
