@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.table import Table
 
+from synchformer_jax import clock
 from synchformer_jax.data import sampling
 from synchformer_jax.errors import UserError, exit_on_user_error
 from synchformer_jax.models.config import visual_tokens
@@ -171,7 +172,7 @@ def batch_shapes(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], np.dtyp
     """Shapes and types of a training batch (`data.pipeline.batches`)."""
     clips, segments, size = config.data.batch_size, config.model.segments, config.data.size
     frames = sampling.segments_frames(segments, 1.0 if config.stage == "segment_avclip" else 0.5)
-    shapes = {"audio": ((clips, frames * steps.clock.SAMPLES_PER_FRAME), np.dtype(np.int16))}
+    shapes = {"audio": ((clips, frames * clock.SAMPLES_PER_FRAME), np.dtype(np.int16))}
     if config.data.visual_features:
         width = config.model.visual.width
         shapes["visual"] = ((clips, segments, visual_tokens(config.model), width), np.dtype(np.float16))
