@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from synchformer_jax import __version__
+from synchformer_jax.clock import FRAME_RATE
 from synchformer_jax.errors import UserError
 from synchformer_jax.files import atomic_path
 
@@ -29,17 +31,23 @@ Checkpoint = Annotated[
 @app.command()
 def predict(
     video: Annotated[Path, typer.Argument(help="A video of any codec, with sound, of 5 s or more.")],
-    checkpoint: Annotated[Path, typer.Option(help="Folder of a trained sync head (its --workdir).")],
+    checkpoint: Annotated[Path, typer.Option(help="A run's --workdir, a published checkpoint, or what convert wrote.")],
     offset_sec: Annotated[
         float, typer.Option(help="Shift the audio first; above 0 makes it early by so many seconds.")
     ] = 0.0,
     start_sec: Annotated[
         float | None, typer.Option(help="Where the 5 s crop starts in the file; the middle if left out.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16, to compute in.", show_default="float32")
+    ] = None,
+    audio_shift_samples: Annotated[
+        int, typer.Option(help="For checkpoints trained on misplaced sound: makes it late by so many 1/16,000 s.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.", show_default=False)] = None,
 ) -> None:
-    """Predict the offset between sound and picture of a video."""
+    """Predict the offset between sound and picture of a video, or whether it can have one."""
     if not video.is_file():
         raise UserError(f"There is no file {video}. Give the path of a video.")
     from synchformer_jax.predictor import load
@@ -47,20 +55,23 @@ def predict(
     console = Console()
     quiet = as_json or not console.is_terminal
     with contextlib.nullcontext() if quiet else console.status("Loading the model"):
-        prediction = load(checkpoint).predict(video, offset_sec, start_sec)
+        model = load(checkpoint, precision, audio_shift_samples=audio_shift_samples)
+        prediction = model.predict(video, offset_sec, start_sec)
     if out:
         with atomic_path(out) as path:
             path.write_text(json.dumps(prediction.to_json()))
     if as_json:
         typer.echo(json.dumps(prediction.to_json()))
         return
-    console.print(f"\n[bold]{video.name}[/], 5 s from {prediction.start_sec:.2f} s", highlight=False)
+    lasts = f"{model.clip_frames / FRAME_RATE:g} s from {prediction.start_sec:.2f} s"
+    console.print(f"\n[bold]{escape(video.name)}[/], {lasts}", highlight=False)
     if offset_sec:
         console.print(f"Before that, its audio was made {_shift(offset_sec)}.", highlight=False)
-        if abs(offset_sec) > prediction.grid.max() + 1e-6:
-            console.print(f"[yellow]The model knows offsets up to {prediction.grid.max():.1f} s.[/]", highlight=False)
-    console.print()
-    console.print(chart(prediction.grid, prediction.probabilities))
+    if model.grid is not None:
+        if abs(offset_sec) > model.grid.max() + 1e-6:
+            console.print(f"[yellow]The model knows offsets up to {model.grid.max():.1f} s.[/]", highlight=False)
+        console.print()
+        console.print(chart(prediction.grid, prediction.probabilities))
     sentence = prediction.sentence
     console.print(f"\n[bold]{sentence[0].upper()}{sentence[1:]}.[/]", highlight=False)
 

@@ -48,7 +48,7 @@ def test_predict_prints_json_and_nothing_else(workdir, video):
 
 def test_predict_shows_a_chart_and_a_sentence(video, tmp_path, monkeypatch):
     model = predictor.Predictor(flashes.Correlator(), flashes.config())
-    monkeypatch.setattr(predictor, "load", lambda path: model)
+    monkeypatch.setattr(predictor, "load", lambda path, precision, audio_shift_samples: model)
     arguments = ["predict", str(video), "--checkpoint", str(tmp_path), "--start-sec", "2.2", "--offset-sec", "-1.4"]
     answer = CliRunner().invoke(cli.app, arguments)
     assert answer.exit_code == 0, answer.output

@@ -13,10 +13,10 @@ from synchformer_jax.media import decode
 
 
 class Crop(NamedTuple):
-    """A 5 s crop of picture and sound."""
+    """A crop of picture and sound."""
 
-    frames: np.ndarray  # uint8 [125, H, W, 3]
-    audio: np.ndarray  # int16 [80000]
+    frames: np.ndarray  # uint8 [T, H, W, 3], 125 for 5 s
+    audio: np.ndarray  # int16 [640 T]
     start_sec: float  # where the picture starts in the file
 
 
@@ -26,7 +26,13 @@ def short_side(size: int) -> int:
 
 
 def read_crop(
-    video: str | os.PathLike, *, short_side: int | None = None, offset_sec: float = 0.0, start_sec: float | None = None
+    video: str | os.PathLike,
+    *,
+    short_side: int | None = None,
+    offset_sec: float = 0.0,
+    start_sec: float | None = None,
+    crop_sec: float = clock.SYNC_CROP_SEC,
+    audio_shift_samples: int = 0,
 ) -> Crop:
     """Decodes a crop whose picture starts at `start_sec` and whose sound starts `offset_sec` later in the file.
 
@@ -35,29 +41,31 @@ def read_crop(
         short_side: pixels to scale the short side to; None keeps the size.
         offset_sec: above zero makes the audio early.
         start_sec: rounded to a frame; None takes the middle of what picture and sound both allow.
+        crop_sec: how long the crop lasts.
+        audio_shift_samples: then moves the sound later by so many samples (below zero: earlier); silence stands where
+            the file has none for it.
 
     Raises:
         UserError: the crop does not fit into the file.
         MediaError: the file cannot be decoded.
     """
-    crop = clock.SYNC_CROP_SEC
     duration = decode.probe(video).duration_sec
-    earliest, latest = max(0.0, -offset_sec), min(duration - crop, duration - crop - offset_sec)
+    earliest, latest = max(0.0, -offset_sec), min(duration - crop_sec, duration - crop_sec - offset_sec)
     if latest < earliest - 0.5 / clock.FRAME_RATE:
         shift = f" and {abs(offset_sec):g} s for the shift of the audio" if offset_sec else ""
-        raise UserError(f"{video} lasts {duration:.2f} s; {crop:g} s are needed{shift}. Give a longer video.")
+        raise UserError(f"{video} lasts {duration:.2f} s; {crop_sec:g} s are needed{shift}. Give a longer video.")
     if start_sec is None:
         start_sec = max(earliest, (earliest + latest) / 2)
     if not earliest - 0.5 / clock.FRAME_RATE <= start_sec <= latest + 0.5 / clock.FRAME_RATE:
         raise UserError(
-            f"A crop of {crop:g} s from {start_sec:g} s, with its audio {offset_sec:+g} s away, leaves {video}, which "
-            f"lasts {duration:.2f} s. Give a --start-sec between {earliest:.2f} and {max(earliest, latest):.2f}."
+            f"A crop of {crop_sec:g} s from {start_sec:g} s, with its audio {offset_sec:+g} s away, leaves {video}, "
+            f"which lasts {duration:.2f} s. Give a --start-sec between {earliest:.2f} and {max(earliest, latest):.2f}."
         )
     first_frame = clock.to_frames(start_sec)
-    first_sample = max(0, clock.to_samples(first_frame / clock.FRAME_RATE + offset_sec))
-    frame_count, sample_count = clock.to_frames(crop), clock.to_samples(crop)
+    first_sample = max(0, clock.to_samples(first_frame / clock.FRAME_RATE + offset_sec)) - audio_shift_samples
+    frame_count, sample_count = clock.to_frames(crop_sec), clock.to_samples(crop_sec)
     # Both streams are decoded over one span that begins on a frame, and cut apart afterwards.
-    begin = min(first_frame, first_sample // clock.SAMPLES_PER_FRAME)
+    begin = max(0, min(first_frame, first_sample // clock.SAMPLES_PER_FRAME))
     end = max(first_frame + frame_count, math.ceil((first_sample + sample_count) / clock.SAMPLES_PER_FRAME))
     clip = decode.decode(
         video,
@@ -66,27 +74,29 @@ def read_crop(
         duration_sec=(end - begin) / clock.FRAME_RATE,
     )
     frames = clip.frames[first_frame - begin :][:frame_count]
-    audio = clip.audio[first_sample - begin * clock.SAMPLES_PER_FRAME :][:sample_count]
-    if len(frames) < frame_count - 1 or len(audio) < sample_count - clock.SAMPLES_PER_FRAME:
+    first_sample -= begin * clock.SAMPLES_PER_FRAME
+    audio = np.pad(clip.audio[max(0, first_sample) :], (max(0, -first_sample), 0))[:sample_count]
+    missing = sample_count - len(audio) - max(0, -audio_shift_samples)
+    if len(frames) < frame_count - 1 or missing > clock.SAMPLES_PER_FRAME:
         raise UserError(
             f"{video} ends {len(frames) / clock.FRAME_RATE:.2f} s into the picture and "
-            f"{len(audio) / clock.SAMPLE_RATE:.2f} s into the sound of the crop; {crop:g} s are needed. "
+            f"{len(audio) / clock.SAMPLE_RATE:.2f} s into the sound of the crop; {crop_sec:g} s are needed. "
             "Give an earlier --start-sec or a longer video."
         )
     if not audio.any():
-        raise UserError(f"{video} is silent in the {crop:g} s from {start_sec:.2f} s. Give another --start-sec.")
+        raise UserError(f"{video} is silent in the {crop_sec:g} s from {start_sec:.2f} s. Give another --start-sec.")
     frames = np.concatenate([frames, frames[-1:]])[:frame_count]
     return Crop(frames, np.pad(audio, (0, sample_count - len(audio))), first_frame / clock.FRAME_RATE)
 
 
 def centre(frames: np.ndarray, size: int, name: str) -> np.ndarray:
-    """The central square of `size` pixels of frames `[T, H, W, 3]`, the same that evaluation cuts out of records.
+    """The central square of `size` pixels of frames `[..., H, W, 3]`, the same that evaluation cuts out of records.
 
     Raises:
         UserError: the frames are smaller.
     """
-    top, left = sampling.square(0, 0, 0, *frames.shape[1:3], size, train=False, name=name)
-    return frames[:, top : top + size, left : left + size]
+    top, left = sampling.square(0, 0, 0, *frames.shape[-3:-1], size, train=False, name=name)
+    return frames[..., top : top + size, left : left + size, :]
 
 
 def describe(offset_sec: float) -> str:
