@@ -135,8 +135,6 @@ class Record:
 
 def _read_archive(path: Path) -> tuple[Any, str]:
     records = _records(path)
-    if "constants.pkl" in records:
-        raise UserError(f"{path} is a compiled TorchScript model. Give a checkpoint or a state_dict.")
     swapped = "byteorder" in records and records["byteorder"].read(path) == b"big"
     storages: dict[str, Storage] = {}
     last: dict[str, bytes] = {}  # arrays may share a storage, so one is kept
@@ -167,6 +165,8 @@ def _records(path: Path) -> dict[str, Record]:
     with zipfile.ZipFile(path) as archive:
         entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
         ends = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise UserError(f"{path} is a compiled TorchScript model. Give a checkpoint or a state_dict.")
     pickles = [entry.filename for entry in entries if entry.filename.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise UserError(f"{path} is a zip archive, but not of PyTorch's. Give a file that torch.save has written.")
