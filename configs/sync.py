@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from synchformer_jax.train.config import base_config
 
 
-def get_config() -> ConfigDict:
-    config = base_config("sync")
+def get_config(size: str = "B") -> ConfigDict:
+    config = base_config("sync", size)
     config.data.batch_size = 128
     config.freeze = ("visual", "audio")
     config.optimizer.update(

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from synchformer_jax.train.config import base_config
 
 
-def get_config() -> ConfigDict:
-    config = base_config("synchronizability")
+def get_config(size: str = "B") -> ConfigDict:
+    config = base_config("synchronizability", size)
     config.model.segments = 13
     config.model.head.classes = 2
     config.data.batch_size = 128

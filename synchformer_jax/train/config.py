@@ -139,8 +139,13 @@ def validate(config: ConfigDict, devices: int, processes: int = 1, *, paths: boo
     _require(config, "train.spike_factor", factor == 0 or factor > 1, "Give 0 for no limit, or more than 1, such as 10")
     for field in ("train.steps", "train.log_every", "train.keep", "train.accumulate", "data.batch_size", "data.size"):
         _require(config, field, get(config, field) >= 1, "Give 1 or more")
-    for field in ("train.checkpoint_every", "train.eval_batches", "train.patience", "data.workers"):
+    for field in ("train.checkpoint_every", "train.eval_batches", "train.patience", "data.workers", "data.jitter_sec",
+                  "optimizer.warmup_steps", "optimizer.clip_norm", "optimizer.weight_decay", "optimizer.per_clips",
+                  "contrastive.group_clips", "contrastive.chunk", "seed"):  # fmt: skip
         _require(config, field, get(config, field) >= 0, "Give 0 or more")
+    for field in ("optimizer.b1", "optimizer.b2"):
+        _require(config, field, 0 <= get(config, field) < 1, "Give 0 or more and less than 1")
+    _require(config, "data.max_corrupt_share", 0 <= config.data.max_corrupt_share <= 1, "Give a share between 0 and 1")
     _require(config, "train.eval_every", config.train.eval_every >= -1, "Give -1 (at the end), 0 (never) or more")
     _require(config, "optimizer.learning_rate", config.optimizer.learning_rate > 0, "Give a positive number")
     _choice(config, "data.pixels", PIXELS)

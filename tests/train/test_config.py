@@ -17,20 +17,63 @@ def good(tiny_config, tmp_path):
     return tiny_config("segment_avclip", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["segment_avclip", "sync", "synchronizability", "quickstart"])
+def read(name, *variant):
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](*variant)
+
+
+VARIANTS = {
+    "segment_avclip": ["", "audioset", "vggsound", "lrs3", "vggsound,S"],
+    "quickstart": ["segment_avclip", "sync"],
+    "sync": ["", "L"],
+    "synchronizability": ["", "Ti"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.py")))
 def test_the_configs_of_the_project_stand(name, tmp_path):
-    for stage in ("segment_avclip", "sync") if name == "quickstart" else ("",):
-        config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](*([stage] if stage else []))
+    for variant in VARIANTS.get(name, [""]):
+        config = read(name, *([variant] if variant else []))
         (tmp_path / "checkpoints").mkdir(exist_ok=True)
         config.data.train = config.data.valid = config.init.avclip = config.init.sync = str(tmp_path)
         configs.validate(config, devices=1)
         assert configs.to_dict(configs.from_dict(configs.to_dict(config))) == configs.to_dict(config)
 
 
+# What configs/*.yaml of the published code say, and its README and scripts for LRS3.
+PUBLISHED = {
+    "segment_avclip": {"name": "adamw", "learning_rate": 1e-4, "schedule": "cosine", "eps": 1e-8},
+    "sync": {"name": "adam", "learning_rate": 2e-6, "per_clips": 16, "schedule": "constant", "eps": 1e-7},
+    "synchronizability": {"name": "adam", "learning_rate": 2e-6, "per_clips": 16, "schedule": "constant", "eps": 1e-7},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_are_the_published(name):
+    config = read(name)
+    expected = PUBLISHED[name] | {"b1": 0.9, "b2": 0.999, "weight_decay": 0.0, "warmup_steps": 1000, "clip_norm": 1.0}
+    assert {field: config.optimizer[field] for field in expected} == expected
+    assert config.train.patience == 20 and config.data.jitter_sec == 0.05 and config.augment.flip == 0.5
+    assert (config.model.visual.width, config.model.audio.width, config.data.size) == (768, 768, 224)
+    stage1 = name == "segment_avclip"
+    assert config.freeze == (() if stage1 else ("visual", "audio"))
+    shares = {share for effect, share in config.augment.items() if effect != "flip"}
+    assert shares == ({0.2} if stage1 else {0.0})
+    assert (config.model.segments, config.model.head.classes) == ((13, 2) if name == "synchronizability" else (14, 21))
+
+
+def test_stage_1_on_lrs3_is_gentler():
+    config = read("segment_avclip", "lrs3")
+    assert config.optimizer.learning_rate == 5e-5
+    assert {effect for effect, share in config.augment.items() if share} == {"flip"}
+    assert config.train.steps == 100 * config.train.eval_every
+    with pytest.raises(UserError, match=r"no variant 'lrs2'.*audioset, vggsound, lrs3"):
+        read("segment_avclip", "lrs2")
+
+
 def test_the_published_sync_learning_rate_grows_with_the_batch():
     from synchformer_jax.train.optimizer import make_schedule
 
-    config = runpy.run_path(str(CONFIGS / "sync.py"))["get_config"]()
+    config = read("sync")
     schedule = make_schedule(config)
     assert config.data.batch_size == 128
     np.testing.assert_allclose([schedule(0), schedule(500), schedule(1000), schedule(9999)],
@@ -53,6 +96,10 @@ BAD = [
     ({"optimizer.schedule": "linear"}, "config.optimizer.schedule=linear"),
     ({"train.steps": 2}, "config.train.steps=2.*warm-up"),
     ({"augment.flip": 2.0}, "config.augment.flip"),
+    ({"optimizer.clip_norm": -1.0}, "config.optimizer.clip_norm=-1.0.*0 or more"),
+    ({"optimizer.b2": 1.0}, "config.optimizer.b2=1.0"),
+    ({"data.max_corrupt_share": 2.0}, "config.data.max_corrupt_share=2.0"),
+    ({"mesh.data": -1, "mesh.fsdp": -1}, "one may be -1"),
     ({"init.avclip": "/nowhere"}, "config.init.avclip: /nowhere holds no checkpoints"),
     ({"data.visual_features": "/nowhere"}, "serves stage sync only"),
     ({"stage": "synchronizability"}, "--config.init.sync"),

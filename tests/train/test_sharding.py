@@ -22,8 +22,13 @@ config.optimizer.update({"name": "sgd", "learning_rate": 0.01})
 _, arrays = state.take_apart(state.make_model(config))
 blueprint = state.hollow_model(config)
 results = {}
-cases = {"one": ((1, 1, 1), 1), "data": ((8, 1, 1), 1), "fsdp_tensor": ((2, 2, 2), 1), "accumulate": ((2, 1, 1), 2)}
-for name, (shape, parts) in cases.items():
+cases = {
+    "one": ((1, 1, 1), 1, "none"), "data": ((8, 1, 1), 1, "none"), "fsdp_tensor": ((2, 2, 2), 1, "none"),
+    "accumulate": ((2, 1, 1), 2, "none"), "remat_dots": ((1, 1, 1), 1, "dots"), "remat_full": ((1, 1, 1), 1, "full"),
+}
+for name, (shape, parts, remat) in cases.items():
+    config.model.compute.remat = remat
+    blueprint = state.hollow_model(config)
     count = int(np.prod(shape))
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = shape
     config.train.accumulate = parts
@@ -32,6 +37,7 @@ for name, (shape, parts) in cases.items():
     compiled = step.make_train_step(run)
     losses = []
     for number in range(2):
+        before = now
         now, metrics = compiled(now, frozen, mesh.put_batch(run.mesh, step.device_fields(make_batch(config, number))))
         losses.append([float(metrics["loss"]), float(metrics["grad_norm"])])
     def cut(tree):
@@ -42,6 +48,7 @@ for name, (shape, parts) in cases.items():
         "moved": {
             key: float(np.abs(np.asarray(value) - np.asarray(arrays[key])).sum()) for key, value in now.params.items()
         },
+        "donated": all(leaf.is_deleted() for leaf in jax.tree.leaves(before)),
         "cut": cut(now.params),
         "moments_cut": cut(now.opt_state),
     }
@@ -55,6 +62,12 @@ for name, (shape, parts) in cases.items():
         pairs = zip(jax.tree.leaves(now), jax.tree.leaves(back), strict=True)
         same = all(np.array_equal(a, b) for a, b in pairs)
         results["restored"] = {"same": same, "step": int(back.step), "progress": progress}
+        # And from one device to eight: what one device has written, all of them read.
+        kept.save(single, back._replace(step=back.step + 1), jax.device_put(frozen, jax.devices()[0]), {})
+        kept.finish()
+        spread, _, _ = kept.restore(run, 3)
+        pairs = zip(jax.tree.leaves(now._replace(step=now.step + 1)), jax.tree.leaves(spread), strict=True)
+        results["spread"] = {"same": all(np.array_equal(a, b) for a, b in pairs), "cut": cut(spread.params)}
         kept.close()
 print(json.dumps(results))
 """
@@ -70,7 +83,7 @@ def results(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", ["data", "fsdp_tensor", "accumulate"])
+@pytest.mark.parametrize("case", ["data", "fsdp_tensor", "accumulate", "remat_dots", "remat_full"])
 def test_every_mesh_computes_the_same_steps(results, case):
     one, other = results["one"], results[case]
     for mine, theirs in zip(one["losses"], other["losses"], strict=True):
@@ -86,3 +99,11 @@ def test_parameters_and_moments_are_cut_over_fsdp_and_tensor(results):
 
 def test_a_checkpoint_of_eight_devices_goes_on_with_one(results):
     assert results["restored"] == {"same": True, "step": 2, "progress": {"a": 1}}
+
+
+def test_a_checkpoint_of_one_device_goes_on_with_eight(results):
+    assert results["spread"] == {"same": True, "cut": 4}
+
+
+def test_the_state_that_goes_in_is_given_up(results):
+    assert all(results[case]["donated"] for case in ("one", "data", "fsdp_tensor", "accumulate", "remat_dots"))

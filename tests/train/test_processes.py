@@ -1,0 +1,148 @@
+"""Two real processes are one run: the same losses, one checkpoint, one end; and what people read when they are not."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from synchformer_jax.train import checkpoint
+from tests.data import make_records as make
+
+ROOT = Path(__file__).parents[2]
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    media = make.video(), make.audio()
+    clips = [make.fields(index, media) for index in range(9)]
+    folder = tmp_path_factory.mktemp("data")
+    make.write(folder, clips, "train")
+    return make.write(folder, clips[:5], "valid", shards=1)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def start(data, compiled):
+    """Starts the processes of a run of the tiny model and gives them."""
+
+    def start(workdir, *fields, processes=1, devices=1, stage="segment_avclip", more=()):
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        }
+        command = [sys.executable, "-m", "synchformer_jax.train", "--config", f"tests/train/tiny.py:{stage}",
+                   f"--config.data.train={data}", f"--config.data.valid={data}", f"--config.train.steps={STEPS}",
+                   "--config.train.checkpoint_every=2", "--config.train.eval_every=2", "--workdir", str(workdir),
+                   *fields]  # fmt: skip
+        flags = [[]]
+        if processes > 1:
+            together = ["--distributed", f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}", *more]
+            flags = [[*together, f"--process={process}"] for process in range(processes)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return [subprocess.Popen([*command, *some], cwd=ROOT, env=environment, **pipes) for some in flags]
+
+    return start
+
+
+def free_port():
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        return some.getsockname()[1]
+
+
+def ends(processes, status=0):
+    told = []
+    for process in processes:
+        out, errors = process.communicate(timeout=400)
+        assert process.returncode == status, errors[-3000:]
+        told.append(out + errors)
+    return told
+
+
+def lines(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    names = {"step", "split", "loss", "grad_norm", "precision"}
+    return [{name: value for name, value in row.items() if name in names} for row in rows]
+
+
+def assert_close(workdir, other):
+    mine, theirs = lines(workdir), lines(other)
+    assert [row["step"] for row in mine] == [row["step"] for row in theirs]
+    for mine_now, theirs_now in zip(mine, theirs, strict=True):
+        assert mine_now.pop("split") == theirs_now.pop("split")
+        assert mine_now == pytest.approx(theirs_now, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one(start, tmp_path_factory):
+    """What one process with two devices does."""
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    ends(start(workdir, devices=2))
+    return workdir
+
+
+def test_two_processes_agree_with_one(start, one, tmp_path):
+    ends(start(tmp_path / "two", processes=2))
+    assert_close(tmp_path / "two", one)
+    assert checkpoint.steps(tmp_path / "two") == checkpoint.steps(one)
+
+
+@pytest.mark.slow
+def test_parameters_cut_over_two_processes(start, one, tmp_path):
+    ends(start(tmp_path / "two", "--config.mesh.data=1", "--config.mesh.fsdp=2", processes=2))
+    assert_close(tmp_path / "two", one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_stops_both_after_the_same_step_and_one_goes_on(start, one, tmp_path, number):
+    workdir = tmp_path / "two"
+    more = ["--config.train.steps=2000", "--config.train.eval_every=0", "--config.train.checkpoint_every=0"]
+    running = start(workdir, *more, processes=2)
+    while not (workdir / "metrics.jsonl").is_file() or not (workdir / "metrics.jsonl").read_text():
+        time.sleep(0.2)
+        assert all(process.poll() is None for process in running)
+    running[1].send_signal(number)
+    ends(running, status=143)
+    (stopped,) = checkpoint.steps(workdir)
+    assert 0 < stopped < 2000
+    # One process with one device goes on from there; undisturbed it would have come to the same.
+    field = f"--config.train.steps={stopped + 2}"
+    ends(start(workdir, *more, field))
+    ends(start(tmp_path / "straight", *more, field, devices=2))
+    assert_close(workdir, tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_processes_with_different_configs_end_with_an_error(start, tmp_path):
+    port = f"--coordinator=127.0.0.1:{free_port()}"
+    running = [
+        start(tmp_path, f"--config.seed={process}", "--distributed", port, "--processes=2", f"--process={process}")[0]
+        for process in range(2)
+    ]
+    assert all("different configs" in told for told in ends(running, status=2))
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_that_do_not_meet_end_with_an_error(tmp_path, process):
+    command = [sys.executable, "-m", "synchformer_jax.train", "--config", "tests/train/tiny.py:segment_avclip",
+               "--workdir", str(tmp_path), "--distributed", f"--coordinator=127.0.0.1:{free_port()}",
+               "--processes=2", f"--process={process}", "--join_timeout=3"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert ("not all 2 processes", "no answer")[process] in done.stderr
+    assert "127.0.0.1" in done.stderr and "--join_timeout" in done.stderr
