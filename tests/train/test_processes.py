@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from synchformer_jax.train import checkpoint
+from synchformer_jax.errors import UserError
+from synchformer_jax.train import checkpoint, distributed
 from tests.data import make_records as make
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,7 @@ def start(data, compiled):
         }
         command = [sys.executable, "-m", "synchformer_jax.train", "--config", f"tests/train/tiny.py:{stage}",
                    f"--config.data.train={data}", f"--config.data.valid={data}", f"--config.train.steps={STEPS}",
+                   "--config.optimizer.name=sgd",
                    "--config.train.checkpoint_every=2", "--config.train.eval_every=2", "--workdir", str(workdir),
                    *fields]  # fmt: skip
         flags = [[]]
@@ -134,6 +136,62 @@ def test_processes_with_different_configs_end_with_an_error(start, tmp_path):
         for process in range(2)
     ]
     assert all("different configs" in told for told in ends(running, status=2))
+
+
+MEET = """
+import jax
+from jax.experimental import multihost_utils
+from synchformer_jax.train import distributed
+distributed.join(timeout=100)
+print(multihost_utils.process_allgather(jax.numpy.int32(jax.process_index())).tolist())
+"""
+
+
+def environments(kind, process):
+    """What a scheduler tells process 0 or 1 of two."""
+    port = environments.port = environments.port if process else free_port()
+    return {
+        "slurm": {"SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+                  "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process), "JAX_COORDINATOR_PORT": str(port)},
+        "open mpi": {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911", "OMPI_COMM_WORLD_SIZE": "2",
+                     "OMPI_COMM_WORLD_RANK": str(process), "OMPI_COMM_WORLD_LOCAL_RANK": str(process),
+                     "JAX_COORDINATOR_PORT": str(port)},
+        "kubernetes indexed job": {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2",
+                                   "JOB_COMPLETION_INDEX": str(process)},
+        "other mpi": {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "PMI_SIZE": "2", "PMI_RANK": str(process)},
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["slurm", "open mpi", "kubernetes indexed job", "other mpi"])
+def test_the_environment_of_a_scheduler_is_enough(kind):
+    base = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [
+        subprocess.Popen([sys.executable, "-c", MEET], cwd=ROOT, env=base | environments(kind, process), **pipes)
+        for process in range(2)
+    ]
+    assert all("[0, 1]" in told for told in ends(running))
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "message"),
+    [
+        ((), {}, "--coordinator HOST:PORT --processes N --process I"),
+        (("host", 2, 0), {}, "--coordinator=host has no port"),
+        (("host:1", 2, 2), {}, r"--process=2 is not one of --processes=2. Give 0 to 1"),
+        (("host:1",), {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES=two is no number"),
+    ],
+)
+def test_what_cannot_be_is_named(given, environment, message, monkeypatch):
+    def refuse(coordinator, *_, **__):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", refuse)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        distributed.join(*given)
 
 
 @pytest.mark.parametrize("process", [0, 1])
