@@ -145,31 +145,32 @@ def make_extractor(
     arrays = jax.device_put(arrays, whole)
 
     def change(frames: jax.Array, key: jax.Array) -> jax.Array:
-        keys, clip = jax.random.split(key, 3), frames[None, None]
+        keys = jax.random.split(key, 3)
         if views.flip:
-            clip = augment.flip(clip, keys[0], views.flip)
-        clip = clip.astype(jnp.float32) / 255
+            frames = augment.flip(frames, keys[0], views.flip)
+        values = frames.astype(jnp.float32) / 255
         if views.colour_jitter:
-            clip = augment.colour_jitter(clip, keys[1], views.colour_jitter)
+            values = augment.colour_jitter(values, keys[1], views.colour_jitter)
         if views.greyscale:
-            clip = augment.greyscale(clip, keys[2], views.greyscale)
-        return clip[0, 0] * 2 - 1
+            values = augment.greyscale(values, keys[2], views.greyscale)
+        return values * 2 - 1
 
-    def call(arrays: states.Arrays, frames: jax.Array, record: jax.Array, view: jax.Array | None) -> jax.Array:
-        if view is None:
-            pixels = frames.astype(jnp.float32) / 127.5 - 1
-        else:
-            key = jax.random.fold_in(jax.random.key(seed), view)
-            keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(record)
-            pixels = jax.vmap(change)(frames, keys)
-        segments = segment_frames(pixels, 0, features.STARTS, clock.SEGMENT_FRAMES // 2)
+    def on_each_device(arrays: states.Arrays, frames: jax.Array, record: jax.Array, view: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), view)
+
+        def pixels(clip: tuple[jax.Array, jax.Array]) -> jax.Array:
+            plain = clip[0].astype(jnp.float32) / 127.5 - 1
+            return jax.lax.cond(view > 0, lambda: change(clip[0], jax.random.fold_in(key, clip[1])), lambda: plain)
+
+        segments = segment_frames(jax.lax.map(pixels, (frames, record)), 0, features.STARTS, clock.SEGMENT_FRAMES // 2)
         return blueprint.build(arrays).visual(segments).astype(jnp.bfloat16)
 
-    compiled = jax.jit(call, out_shardings=cut)
+    specs = {"in_specs": (whole.spec, cut.spec, cut.spec, whole.spec), "out_specs": cut.spec}
+    compiled = jax.jit(jax.shard_map(on_each_device, mesh=mesh, check_vma=False, **specs))
 
     def extract(frames: np.ndarray, record: np.ndarray, view: int) -> np.ndarray:
         frames, record = jax.device_put((frames, record.astype(np.int32)), cut)
-        return np.array(compiled(arrays, frames, record, view or None))
+        return np.array(compiled(arrays, frames, record, np.int32(view)))
 
     return extract
 

@@ -68,25 +68,23 @@ def last_step(workdir):
 @pytest.mark.timeout(3000)
 def test_killed_at_random_moments_it_ends_in_the_same_bits(start, tmp_path):
     ends(start(tmp_path / "straight"))
-    workdir, rng, kills, told = tmp_path / "killed", np.random.default_rng(int(time.time())), 0, []
-    while kills < int(os.environ.get("KILLS", "3")):
+    workdir, rng, wanted, told = tmp_path / "killed", np.random.default_rng(), int(os.environ.get("KILLS", "3")), []
+    while len(told) < wanted:
         process, before = start(workdir), last_step(workdir)
         if rng.random() < 0.2:
             time.sleep(rng.uniform(0, 8))  # while it starts
         else:
-            target = before + rng.integers(1, 12)
+            share = (STEPS - before) // (wanted - len(told) + 1)  # so that the steps last for all kills
+            target = before + rng.integers(1, max(2, 2 * share))
             while process.poll() is None and last_step(workdir) < target:
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.5))
-        if process.poll() is not None:
-            break
+        assert process.poll() is None, process.communicate()[1][-3000:]
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        kills += 1
         told.append((last_step(workdir), checkpoint.steps(workdir)[-1:]))
     ends(start(workdir))
-    print(f"killed {kills} times; last step told and last checkpoint of each: {told}")
-    assert kills
+    print(f"killed {len(told)} times; last step told and last checkpoint of each: {told}")
     assert lines(workdir) == lines(tmp_path / "straight")
     mine, theirs = (checkpoint.load_arrays(folder, STEPS)[0] for folder in (workdir, tmp_path / "straight"))
     assert mine.keys() == theirs.keys()
