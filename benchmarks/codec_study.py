@@ -3,12 +3,14 @@
 One setting at a time is changed from the default of `data_prep.clips`. Of each: bytes of a ten-second clip, CPU time to
 encode it and to decode a random 5 s crop of 224 x 224 as training does, and luma PSNR and SSIM against the pictures
 before encoding. CPU time of the one thread is counted, so other work on the machine disturbs little; settings take
-turns, so that they share what disturbance there is.
+turns in random order, so that they share what disturbance there is.
 """
 
 import dataclasses
 import io
 import json
+import os
+import platform
 import time
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +20,7 @@ import numpy as np
 import typer
 
 from data_prep.clips import CODEC, PictureCodec, encode_picture
-from synchformer_jax.data.clips import decode_frames
+from synchformer_jax.data.clips import PLANES, decode_frames
 from synchformer_jax.errors import UserError, exit_on_user_error
 from synchformer_jax.files import atomic_path
 from synchformer_jax.media import decode
@@ -28,7 +30,7 @@ VARIATIONS = {
     "crf": (15, 17, 21, 23, 26),
     "preset": ("ultrafast", "superfast", "faster", "medium"),
     "tune": ("",),
-    "gop_frames": (8, 25, 50, 250),
+    "gop_frames": (8, 16, 32, 50, 250),
     "b_frames": (2,),
 }
 
@@ -104,8 +106,8 @@ def measure(videos: list[Path], crops: int) -> dict[str, dict]:
         for _ in range(crops):
             first = int(random.integers(0, len(frames) - CROP_FRAMES + 1))
             top, left = (2 * int(random.integers(0, (side - CROP) // 2 + 1)) for side in (SHORT_SIDE, frames[0].width))
-            for name, video in encoded.items():
-                took, _ = cpu_ms(decode_frames, video, first, CROP_FRAMES, (top, left, CROP))
+            for name in random.permutation(list(encoded)):
+                took, _ = cpu_ms(decode_frames, encoded[name], first, CROP_FRAMES, (top, left, CROP), PLANES)
                 rows[name]["decode"].append(took)
     return {name: {key: float(np.mean(values)) for key, values in row.items()} for name, row in rows.items()}
 
@@ -140,7 +142,15 @@ def main(
     print(f"{len(paths)} clips, default {CODEC}\n\n{table(rows)}")
     if out:
         with atomic_path(out) as temporary:
-            temporary.write_text(json.dumps(rows, indent=2) + "\n")
+            result = {
+                "machine": f"{os.cpu_count()} cores, no accelerator",
+                "versions": {"python": platform.python_version(), "av": av.__version__},
+                "load_average": round(os.getloadavg()[1], 1),
+                "clips": len(paths),
+                "default": dataclasses.asdict(CODEC),
+                "settings": rows,
+            }
+            temporary.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

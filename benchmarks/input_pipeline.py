@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from data_prep.clips import ClipOptions, make_record
-from data_prep.plan import VIDEO_SUFFIXES
+from data_prep.sources import VIDEO_SUFFIXES, Source
 from synchformer_jax import clock
 from synchformer_jax.data import pipeline, records
 from synchformer_jax.errors import UserError, exit_on_user_error
@@ -99,7 +99,7 @@ def make_clips(videos: Path, folder: Path) -> tuple[list[Path], str]:
         clip = decode.decode(source, short_side=256, duration_sec=10.0)
         files.append(folder / "mp4" / f"{source.stem}.mp4")
         write_mp4(files[-1], clip.frames, clip.audio, crf=23, preset="medium")
-        made.append(make_record(source, source.stem, ClipOptions()))
+        made.append(make_record(Source(source.stem, source), ClipOptions()))
     version = folder / "records" / "clips" / records.VERSION
     for split in ("train", "valid"):
         with records.ShardWriter(records.shard_path(version, split, 0, 1)) as writer:

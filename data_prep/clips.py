@@ -43,7 +43,7 @@ class PictureCodec:
     crf: int = 19
     preset: str = "veryfast"
     tune: str = "fastdecode"
-    gop_frames: int = 16
+    gop_frames: int = 25
     b_frames: int = 0
 
 
