@@ -11,8 +11,11 @@ from jax import export
 
 from synchformer_jax.convert.export import SUFFIX, Exported, export_model
 from synchformer_jax.errors import UserError
-from synchformer_jax.models import MODELS, inference
+from synchformer_jax.models import MODELS, Synchformer, inference
+from synchformer_jax.train.config import base_config
 from tests.eval import flashes
+from tests.parity import Weights, relative
+from tests.parity import model_of as model_of_parity
 
 ALONE = """
 import sys
@@ -99,3 +102,20 @@ def test_what_is_no_program_is_refused(tmp_path):
     config = config_of("motionformer")
     with pytest.raises(UserError, match="is a part only"):
         export_model(model_of(config), config, path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_full_size(tmp_path):
+    """One gigabyte of weights in one program, with the same logits."""
+    config = base_config("sync")
+    config.model.compute.dtype = "float32"
+    model, path = model_of_parity(Synchformer, Weights("synchformer")), tmp_path / f"full{SUFFIX}"
+    export_model(model, config, path)
+    assert 0.94e9 < path.stat().st_size < 1e9
+    program = Exported(path)
+    assert (program.clip_frames, program.image_size, program.classes) == (125, 224, 21)
+    frames, audio = clips(config, 1)
+    graph, state = nnx.split(model)
+    expected = jax.jit(lambda state, *x: inference.classify(config, nnx.merge(graph, state), *x))(state, frames, audio)
+    assert relative(program(frames, audio)["logits"], np.asarray(expected)) < 1e-4
