@@ -103,7 +103,7 @@ def load(run: Path, split: str, scratch: Path, clips: int = 0) -> tuple[Tokens, 
     records = pipeline.Records(str(run / "records"), split)
     visual = features.Features(run / "features", split, records.fingerprint)
     count = min(clips or len(records), len(records))
-    rows = np.stack([visual.window(record, 0, features.STARTS) for record in range(count)])
+    rows = np.stack([visual.window(record, 0, visual.header.starts) for record in range(count)])
     path = scratch / f"plateau_audio_{split}_{count}.npy"
     if not path.is_file():
         blueprint, arrays = states.take_apart(model)
@@ -158,7 +158,7 @@ def draw(key: jax.Array, records: int, batch: int, classes: jax.Array) -> tuple[
     offset = jnp.asarray(OFFSETS)[target]
     last = CLIP_FRAMES - CROP
     low = jnp.maximum(0, -(offset // HALF))
-    high = (jnp.minimum(features.CLIP_FRAMES - CROP, last - offset)) // HALF
+    high = (jnp.minimum(features.covered_frames() - CROP, last - offset)) // HALF
     start = low + jnp.floor(jax.random.uniform(keys[2], (batch,)) * (high - low + 1)).astype(jnp.int32)
     jitter = jax.random.randint(keys[3], (batch,), -1, 2)
     return record, start, jnp.clip(HALF * start + offset + jitter, 0, last), target

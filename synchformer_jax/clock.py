@@ -8,7 +8,7 @@ import numpy as np
 FRAME_RATE = 25  # frames a second
 SAMPLE_RATE = 16_000  # samples a second
 SAMPLES_PER_FRAME = SAMPLE_RATE // FRAME_RATE  # 640, so that every frame starts on a sample
-SEGMENT_FRAMES = 16  # 0.64 s
+SEGMENT_FRAMES = 16  # 0.64 s, the published length; model.visual.frames may say another
 SEGMENT_SAMPLES = SEGMENT_FRAMES * SAMPLES_PER_FRAME  # 10,240
 SYNC_CROP_SEC = 5.0
 OFFSET_CLASSES = 21

@@ -3,8 +3,9 @@
     FOLDER/train.json                              what it was made from, and how it is cut
     FOLDER/train-DIGEST/view0-00003-of-00012.npy   uint16 [records, starts, tokens, width], the bits of bfloat16
 
-Start k of a record is the segment of frames 8k to 8k + 16, so half-overlapping segments are neighbours in the file and
-a crop that starts at a multiple of 8 frames is one read. Starts beyond the end of a short clip are zero. View 0 is the
+Start k of a record is the segment of frames 8k to 8k + 16 (or h k to h k + 2h, if segments have 2h frames), so
+half-overlapping segments are neighbours in the file and a crop that starts at a multiple of half a segment is one read.
+Starts beyond the end of a short clip are zero. View 0 is the
 plain centre of the picture, the others are augmented; training draws one of all views for each clip and epoch.
 
 DIGEST stands for the header: shards of another extractor or other records are never taken for these. A shard appears
@@ -23,19 +24,28 @@ import numpy as np
 
 from synchformer_jax import clock
 from synchformer_jax.data import sampling
-from synchformer_jax.data.sampling import HALF_SEGMENT_FRAMES
 from synchformer_jax.errors import UserError
 from synchformer_jax.files import atomic_path
 
-STARTS = 30  # half-segment starts in 10 s
-CLIP_FRAMES = HALF_SEGMENT_FRAMES * (STARTS - 1) + clock.SEGMENT_FRAMES  # 248, what they cover
+CLIP_SEC = 10.0  # from a clip's beginning, as far as the cache goes
 _NPY_HEADER = 128  # bytes before the array, as numpy.save writes it for any shape of ours
 _VIEW = 2  # the stream of random numbers that chooses a view, besides those of sampling
 
 
-def num_starts(clip_frames: int) -> int:
-    """How many of the starts lie whole in a clip."""
-    return min(STARTS, max(0, (clip_frames - clock.SEGMENT_FRAMES) // HALF_SEGMENT_FRAMES + 1))
+def num_starts(clip_frames: int, length: int = clock.SEGMENT_FRAMES) -> int:
+    """How many starts of segments of `length` frames lie whole in a clip, and in the first 10 s."""
+    frames = min(clip_frames, clock.to_frames(CLIP_SEC))
+    return max(0, (frames - length) // (length // 2) + 1)
+
+
+def row(length: int = clock.SEGMENT_FRAMES) -> tuple[int, int, int]:
+    """How a cached clip is cut: number of segments, frames from one to the next, and their length in frames."""
+    return num_starts(clock.to_frames(CLIP_SEC), length), length // 2, length
+
+
+def covered_frames(length: int = clock.SEGMENT_FRAMES) -> int:
+    """Frames that the cache covers: 248 with the published segments."""
+    return sampling.segments_frames(row(length)[0], 0.5, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +55,10 @@ class Header:
     Attributes:
         source: which extractor made it, its fingerprint first, and how views are augmented.
         fingerprint: of the records, `pipeline.Records.fingerprint`.
-        records, tokens, width: each view is `[records, 30, tokens, width]`.
+        records, tokens, width: each view is `[records, starts, tokens, width]`, 30 starts with published segments.
         views: how many.
         shard_records: records in each shard but the last.
+        segment_frames: of a segment.
     """
 
     source: str
@@ -57,6 +68,12 @@ class Header:
     width: int
     views: int = 1
     shard_records: int = 256
+    segment_frames: int = clock.SEGMENT_FRAMES
+
+    @property
+    def starts(self) -> int:
+        """Half-overlapping segments of a record."""
+        return row(self.segment_frames)[0]
 
     @property
     def shards(self) -> int:
@@ -74,7 +91,7 @@ class Header:
 
     def shape(self, shard: int) -> tuple[int, int, int, int]:
         """Of a shard's array."""
-        return len(self.rows(shard)), STARTS, self.tokens, self.width
+        return len(self.rows(shard)), self.starts, self.tokens, self.width
 
     def bytes(self, shard: int) -> int:
         """Of a shard's array."""
@@ -183,13 +200,14 @@ class Features:
             ValueError: they are not in the cache.
             UserError: the shard cannot be read.
         """
-        start, rest = divmod(first_frame, HALF_SEGMENT_FRAMES)
-        if rest or start < 0 or start + segments > STARTS:
-            raise ValueError(f"no {segments} segments from frame {first_frame} on in a cache of {STARTS} starts")
+        starts = self.header.starts
+        start, rest = divmod(first_frame, self.header.segment_frames // 2)
+        if rest or start < 0 or start + segments > starts:
+            raise ValueError(f"no {segments} segments from frame {first_frame} on in a cache of {starts} starts")
         shard, row = divmod(record, self.header.shard_records)
         path = self.header.path(self.folder, self.split, view, shard)
         count = segments * self.header.tokens * self.header.width
-        place = (row * STARTS + start) * self.header.tokens * self.header.width
+        place = (row * starts + start) * self.header.tokens * self.header.width
         try:
             # At a known place: numpy.load parses the header each time, which Python 3.11 does not bear in threads.
             if path.stat().st_size != _NPY_HEADER + self.header.bytes(shard):

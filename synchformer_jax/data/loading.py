@@ -14,7 +14,7 @@ import numpy as np
 from synchformer_jax import clock
 from synchformer_jax.data import sampling
 from synchformer_jax.data.clips import RGB, ClipError, decode_audio, decode_frames
-from synchformer_jax.data.features import CLIP_FRAMES, Features, num_starts
+from synchformer_jax.data.features import Features, covered_frames, num_starts
 from synchformer_jax.data.records import CorruptRecord, Shards, decode_example
 from synchformer_jax.errors import UserError
 
@@ -167,6 +167,7 @@ class Cutter:
         stage: "segment_avclip", "sync", "synchronizability", or "clip" for all that the feature cache covers.
         seed: of the run.
         segments: how many a row has.
+        length: frames of a segment.
         size: side of the square of pixels.
         grid: offsets of the classes.
         jitter_sec: of the sound in training.
@@ -184,6 +185,7 @@ class Cutter:
         *,
         seed: int,
         segments: int,
+        length: int = clock.SEGMENT_FRAMES,
         size: int,
         grid: np.ndarray,
         jitter_sec: float,
@@ -195,6 +197,7 @@ class Cutter:
         view: int = 0,
     ):
         self.stage, self.seed, self.segments, self.size = stage, seed, segments, size
+        self.length = length
         self.grid, self.jitter_sec, self.train, self.features = grid, jitter_sec, train, features
         self.pixels, self.upscale, self.fixed_offsets = pixels, upscale if train else 0.0, fixed_offsets
         self.view = view
@@ -218,15 +221,17 @@ class Cutter:
         args = (self.seed, epoch, index, clip)
         how = {"jitter_sec": self.jitter_sec, "train": self.train}
         if self.stage == "segment_avclip":
-            return sampling.stage1_crop(*args, segments=self.segments, **how)
+            return sampling.stage1_crop(*args, segments=self.segments, length=self.length, **how)
         if self.stage == "synchronizability":
-            return sampling.synchronizability_crop(*args, grid=self.grid, segments=self.segments, **how)
-        frames = sampling.segments_frames(self.segments, 0.5)
+            return sampling.synchronizability_crop(
+                *args, grid=self.grid, segments=self.segments, length=self.length, **how
+            )
+        frames = sampling.segments_frames(self.segments, 0.5, self.length)
         if self.features is not None:
             # The cache knows segments at multiples of half a segment only; the row of segments itself is the crop.
-            stride = sampling.HALF_SEGMENT_FRAMES
+            stride = self.length // 2
             # A clip may last longer than the cache, which ends after 248 frames.
-            most = min(clip.num_frames, CLIP_FRAMES)
+            most = min(clip.num_frames, covered_frames(self.length))
             clip = sampling.ClipInfo(clip.name, most, clip.num_samples)
             return sampling.sync_crop(*args[:3], clip, grid=self.grid, crop_frames=frames, stride=stride, **how)
         whole = max(clock.to_frames(clock.SYNC_CROP_SEC), frames)
@@ -242,7 +247,14 @@ class Cutter:
         crop = sampling.temporal_crop(offset_sec, start_sec, self.grid)
         if crop.first_frame + crop.frames > clip.num_frames or crop.first_sample + crop.samples > clip.num_samples:
             raise ClipError(f"the crop at {start_sec} s with offset {offset_sec} s does not lie in {clip.name}")
-        return crop.centre(sampling.segments_frames(self.segments, 0.5))
+        frames = sampling.segments_frames(self.segments, 0.5, self.length)
+        if frames > crop.frames:
+            raise UserError(
+                f"{self.segments} segments of {self.length} frames last {frames / clock.FRAME_RATE:.2f} s, but crops by "
+                f"config.data.fixed_offsets last {crop.frames / clock.FRAME_RATE:.2f} s. Set fewer model.segments, or "
+                "leave the table out."
+            )
+        return crop.centre(frames)
 
     def _frames(self, epoch, index, clip, fields, first: int, count: int) -> dict:
         args = (self.seed, epoch, index, fields["height"], fields["width"], self.size)
@@ -255,10 +267,11 @@ class Cutter:
         return element | {"frames": frames}
 
     def _whole(self, epoch, index, clip, fields) -> dict:
-        clip.require(clock.SEGMENT_FRAMES, "a segment")
-        count = min(clip.num_frames, CLIP_FRAMES)
-        frames = np.zeros((CLIP_FRAMES, self.size, self.size, 3), np.uint8)
+        clip.require(self.length, "a segment")
+        covered = covered_frames(self.length)
+        count = min(clip.num_frames, covered)
+        frames = np.zeros((covered, self.size, self.size, 3), np.uint8)
         place = (self.seed, self.view, index, fields["height"], fields["width"], self.size)
         top, left = sampling.square(*place, train=self.view > 0, name=clip.name)
         frames[:count] = decode_frames(fields["video"], 0, count, (top, left, self.size))
-        return {"frames": frames, "starts": np.int32(num_starts(count))}
+        return {"frames": frames, "starts": np.int32(num_starts(count, self.length))}

@@ -216,7 +216,8 @@ def batches(
     row, always from frames: cached features lie between such starts. Clips without a row are left out, with a warning.
 
     Args:
-        config: of the run; seed, stage, data, augment.upscale, model.segments and model.head.classes are read.
+        config: of the run; seed, stage, data, augment.upscale, model.segments, model.visual.frames and
+            model.head.classes are read.
         split: "train", "valid" or "test": the folders are `config.data.<split>`.
         train: shuffled for ever with random crops, or each record once, in order, with fixed choices.
         start_step: the first batch.
@@ -246,6 +247,7 @@ def batches(
         stage,
         seed=config.seed,
         segments=config.model.segments,
+        length=config.model.visual.frames,
         size=data.size,
         grid=_grid(config, stage),
         jitter_sec=data.get("jitter_sec", 0.05),

@@ -12,7 +12,6 @@ import numpy as np
 from synchformer_jax import clock
 from synchformer_jax.errors import UserError
 
-HALF_SEGMENT_FRAMES = clock.SEGMENT_FRAMES // 2
 _CROP, _PIXELS, _ZOOM = 0, 1, 2  # what a stream of random numbers is for
 _EVALUATION_SEED = 2401_16423  # any number that never changes; this is the paper's
 
@@ -111,28 +110,31 @@ def jittered(crop: Crop, clip: ClipInfo, jitter_sec: float, rng: np.random.Gener
     return dataclasses.replace(crop, first_sample=crop.first_sample + jitter, jitter_samples=jitter)
 
 
-def segments_frames(segments: int, step: float = 1.0) -> int:
-    """Frames that a row of segments covers, each `step` segments after the one before it."""
-    return int((segments * step + 1 - step) * clock.SEGMENT_FRAMES)
+def segments_frames(segments: int, step: float = 1.0, length: int = clock.SEGMENT_FRAMES) -> int:
+    """Frames that a row of segments of `length` frames covers, each `step` segments after the one before it."""
+    return (segments - 1) * int(step * length) + length
 
 
-def segment_starts(clip_frames: int, segments: int | None = None, step: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def segment_starts(
+    clip_frames: int, segments: int | None = None, step: float = 1.0, length: int = clock.SEGMENT_FRAMES
+) -> tuple[np.ndarray, np.ndarray]:
     """First frame and first sample of each segment of a row in the middle of a clip, int `[segments]` each.
 
     Args:
         clip_frames: the clip's length.
         segments: how many; as many as fit if None.
         step: from one segment to the next, in segments.
+        length: frames of a segment.
 
     Raises:
         ValueError: they do not fit.
     """
-    stride = int(step * clock.SEGMENT_FRAMES)
-    fit = (clip_frames - clock.SEGMENT_FRAMES) // stride + 1
+    stride = int(step * length)
+    fit = (clip_frames - length) // stride + 1
     segments = fit if segments is None else segments
     if not 0 < segments <= fit:
         raise ValueError(f"{segments} segments do not fit {clip_frames} frames")
-    first = (clip_frames - segments_frames(segments, step)) // 2
+    first = (clip_frames - segments_frames(segments, step, length)) // 2
     frames = first + stride * np.arange(segments)
     return frames, frames * clock.SAMPLES_PER_FRAME
 
@@ -144,6 +146,7 @@ def stage1_crop(
     clip: ClipInfo,
     *,
     segments: int = 14,
+    length: int = clock.SEGMENT_FRAMES,
     jitter_sec: float = 0.05,
     train: bool = True,
 ) -> Crop:
@@ -152,7 +155,7 @@ def stage1_crop(
     Raises:
         UserError: the clip is too short.
     """
-    frames = segments_frames(segments)
+    frames = segments_frames(segments, length=length)
     clip.require(frames, f"a row of {segments} segments")
     rng = random(seed, epoch, index)
     spare = clip.frames - frames
@@ -229,6 +232,7 @@ def synchronizability_crop(
     *,
     grid: np.ndarray,
     segments: int = 13,
+    length: int = clock.SEGMENT_FRAMES,
     jitter_sec: float = 0.05,
     train: bool = True,
 ) -> Crop:
@@ -239,7 +243,7 @@ def synchronizability_crop(
     Raises:
         UserError: the clip is too short: it takes two crops.
     """
-    frames = segments_frames(segments, 0.5)
+    frames = segments_frames(segments, 0.5, length)
     rng = random(seed, epoch, index) if train else random(_EVALUATION_SEED, 1, index)
     target = int(rng.integers(2)) if train else index % 2
     if target:

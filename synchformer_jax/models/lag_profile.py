@@ -38,6 +38,7 @@ class LagProfile(nnx.Module):
         self.mix = parameter(jnp.full((heads,), 1 / heads), (None,))
         self.bias = parameter(jnp.zeros(head.classes), ("vocab",))
         self.segments, self.classes, self.of_segment = config.segments, head.classes, lag_tokens(config)
+        self.step_sec = config.visual.frames / 2 / clock.FRAME_RATE
 
     def __call__(self, visual: Float[Array, "B S tv Dv"], audio: Float[Array, "B S ta Da"]) -> Float[Array, "B 21"]:
         """Logits of the offsets, float32."""
@@ -47,7 +48,7 @@ class LagProfile(nnx.Module):
         pairs = jnp.einsum("bvhk,bahk->bhva", v, a).astype(jnp.float32) * v.shape[-1] ** -0.5
         pairs = pairs - pairs.mean(axis=-1, keepdims=True)
         pairs = pairs - pairs.mean(axis=-2, keepdims=True)
-        share = jnp.asarray(lag_weights(*token_times(self.segments, *self.of_segment), self.classes))
+        share = jnp.asarray(lag_weights(*token_times(self.segments, *self.of_segment, self.step_sec), self.classes))
         profile = jnp.einsum("bhp,po->bho", pairs.reshape(batch, pairs.shape[1], -1), share.reshape(-1, self.classes))
         return jnp.einsum("bho,h->bo", profile, self.mix[...]) + self.bias[...]
 
@@ -60,9 +61,11 @@ def lag_tokens(config: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]
     return tuple(seen.tolist()), tuple(heard.tolist())
 
 
-def token_times(segments: int, seen: tuple[float, ...], heard: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of all tokens of half-overlapping segments, in seconds from the start of the crop."""
-    start = np.arange(segments)[:, None] * clock.SEGMENT_FRAMES / 2 / clock.FRAME_RATE
+def token_times(
+    segments: int, seen: tuple[float, ...], heard: tuple[float, ...], step_sec: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of all tokens of segments `step_sec` apart, in seconds from the start of the crop."""
+    start = np.arange(segments)[:, None] * step_sec
     return (start + np.asarray(seen)).ravel(), (start + np.asarray(heard)).ravel()
 
 

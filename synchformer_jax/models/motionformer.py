@@ -64,6 +64,7 @@ class Motionformer(nnx.Module):
         )
         self.drop_path, self.remat, self.unroll = visual.drop_path, compute.remat, compute.unroll
         self.depth, self.grid, self.tubelet, self.patch_size = visual.depth, (time, side, side), *shape[:2]
+        self.frames = visual.frames
 
     def __call__(
         self,

@@ -22,7 +22,6 @@ from absl import app, flags, logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from synchformer_jax import clock
 from synchformer_jax.data import features, pipeline
 from synchformer_jax.errors import UserError, exit_on_user_error
 from synchformer_jax.files import require_disk
@@ -129,6 +128,7 @@ def write_features(
             config.model.visual.width,
             count,
             batch_size * max(1, SHARD_RECORDS // batch_size),  # whole batches
+            config.model.visual.frames,
         )
         _write_split(config, split, header, Path(out), extract, part, dry_run)
 
@@ -136,7 +136,7 @@ def write_features(
 def make_extractor(
     blueprint: states.Blueprint, arrays: states.Arrays, seed: int, views: Views, devices: list[jax.Device]
 ) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
-    """`(frames uint8 [B, 248, P, P, 3], record [B], view)` gives bfloat16 `[B, 30, tokens, width]`.
+    """`(frames uint8 [B, 248, P, P, 3], record [B], view)` gives bfloat16 `[B, starts, tokens, width]`.
 
     How a view looks depends on seed, view and record alone. The batch is cut over `devices`.
     """
@@ -162,8 +162,9 @@ def make_extractor(
             plain = clip[0].astype(jnp.float32) / 127.5 - 1
             return jax.lax.cond(view > 0, lambda: change(clip[0], jax.random.fold_in(key, clip[1])), lambda: plain)
 
-        segments = segment_frames(jax.lax.map(pixels, (frames, record)), 0, features.STARTS, clock.SEGMENT_FRAMES // 2)
-        return blueprint.build(arrays).visual(segments).astype(jnp.bfloat16)
+        model = blueprint.build(arrays)
+        segments = segment_frames(jax.lax.map(pixels, (frames, record)), 0, *features.row(model.visual.frames))
+        return model.visual(segments).astype(jnp.bfloat16)
 
     specs = {"in_specs": (whole.spec, cut.spec, cut.spec, whole.spec), "out_specs": cut.spec}
     compiled = jax.jit(jax.shard_map(on_each_device, mesh=mesh, check_vma=False, **specs))
@@ -207,7 +208,7 @@ def _write_split(
             rows = header.rows(shard)
             for number, batch in enumerate(batches, 1):
                 new = np.array(extract(batch["frames"], batch["record"], view))
-                new[np.arange(features.STARTS) >= batch["starts"][:, None]] = 0
+                new[np.arange(header.starts) >= batch["starts"][:, None]] = 0
                 # What is not valid stands in for a damaged record, or fills up the last batch. The sync stage skips a
                 # damaged record; zeros keep its place.
                 values[batch["record"][batch["valid"]] - rows.start] = new[batch["valid"]]

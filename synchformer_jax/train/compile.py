@@ -171,7 +171,8 @@ def abstract_inputs(run: states.Run) -> tuple[states.TrainState, states.Arrays, 
 def batch_shapes(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shapes and types of a training batch (`data.pipeline.batches`)."""
     clips, segments, size = config.data.batch_size, config.model.segments, config.data.size
-    frames = sampling.segments_frames(segments, 1.0 if config.stage == "segment_avclip" else 0.5)
+    step = 1.0 if config.stage == "segment_avclip" else 0.5
+    frames = sampling.segments_frames(segments, step, config.model.visual.frames)
     shapes = {"audio": ((clips, frames * clock.SAMPLES_PER_FRAME), np.dtype(np.int16))}
     if config.data.visual_features:
         width = config.model.visual.width

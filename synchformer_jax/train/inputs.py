@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from synchformer_jax import clock
 from synchformer_jax.ops import augment, augment_sound
 from synchformer_jax.ops.colour import planes_to_rgb
 from synchformer_jax.ops.log_mel import log_mel, segment_log_mel
@@ -17,11 +16,12 @@ from synchformer_jax.ops.segments import segment_audio, segment_frames
 
 def segment_step(config: ConfigDict) -> int:
     """Frames from one segment's start to the next: whole segments in stage 1, half ones afterwards."""
-    return clock.SEGMENT_FRAMES if config.stage == "segment_avclip" else clock.SEGMENT_FRAMES // 2
+    length = config.model.visual.frames
+    return length if config.stage == "segment_avclip" else length // 2
 
 
 def visual_input(config: ConfigDict, batch: dict[str, Array], key: Array | None) -> Array:
-    """The picture as segments `[B, S, 16, H, W, 3]` in [-1, 1], augmented where there is a key.
+    """The picture as segments `[B, S, T, H, W, 3]` in [-1, 1], augmented where there is a key.
 
     Args:
         config: of the run.
@@ -34,7 +34,7 @@ def visual_input(config: ConfigDict, batch: dict[str, Array], key: Array | None)
         frames = planes_to_rgb(frames, size, size)
     if "zoom" in batch:
         frames = augment.scale_up(frames, batch["zoom"])
-    place = None, config.model.segments, segment_step(config)
+    place = None, config.model.segments, segment_step(config), config.model.visual.frames
     dtype = jnp.dtype(config.model.compute.dtype)
     if config.stage == "segment_avclip":
         return _colours(config, segment_frames(frames, *place), key).astype(dtype)
@@ -59,12 +59,13 @@ def _colours(config: ConfigDict, frames: Array, key: Array | None) -> Array:
 
 
 def audio_input(config: ConfigDict, audio: Array, key: Array | None) -> Array:
-    """Clips `[B, N]` int16 as normalised log-mel segments `[B, S, 128, 66]`, augmented where there is a key."""
+    """Clips `[B, N]` int16 as normalised log-mel segments `[B, S, 128, Ta]`, augmented where there is a key."""
     audio = audio.astype(jnp.float32) / 32768
-    place = None, config.model.segments, segment_step(config)
+    place = None, config.model.segments, segment_step(config), config.model.visual.frames
+    frames = config.model.audio.frames
     if config.stage == "segment_avclip":
-        return log_mel(_effects(config, segment_audio(audio, *place), key))
-    return segment_log_mel(_effects(config, audio, key), *place)
+        return log_mel(_effects(config, segment_audio(audio, *place), key), frames)
+    return segment_log_mel(_effects(config, audio, key), *place, frames)
 
 
 def _effects(config: ConfigDict, audio: Array, key: Array | None) -> Array:

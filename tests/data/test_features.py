@@ -52,7 +52,7 @@ def test_starts_of_a_clip():
     assert [features.num_starts(frames) for frames in (15, 16, 23, 24, 225, 247, 248, 250, 400)] == [
         0, 1, 1, 2, 27, 29, 30, 30, 30,
     ]  # fmt: skip
-    assert features.CLIP_FRAMES == 248
+    assert features.covered_frames() == 248
 
 
 def test_shards_cover_all_records_once():

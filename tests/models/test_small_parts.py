@@ -17,14 +17,14 @@ def test_token_times():
     seen, heard = lag_tokens(config)
     np.testing.assert_allclose(seen, 0.04 + 0.08 * np.arange(8))
     np.testing.assert_allclose(heard, 0.075 + 0.1 * np.arange(6))
-    video, audio = token_times(14, seen, heard)
+    video, audio = token_times(14, seen, heard, 0.32)
     assert video.shape == (112,)
     assert audio.shape == (84,)
     np.testing.assert_allclose(video[8 * 13], 13 * 0.32 + 0.04)
 
 
 def test_lag_weights_share_each_pair_between_neighbours():
-    video, audio = token_times(14, *lag_tokens(model_config("B")))
+    video, audio = token_times(14, *lag_tokens(model_config("B")), 0.32)
     weights = lag_weights(video, audio).astype(np.float64)
     squares = np.square(weights).sum(axis=(0, 1))
     assert (squares <= 1 + 1e-6).all()
@@ -48,7 +48,7 @@ def test_lag_profile_peaks_at_the_offset(offset_sec):
     config.compute.dtype = "float32"
     module = LagProfile(config, nnx.Rngs(jax.random.key(0, impl="unsafe_rbg")))
     module.audio.kernel[...] = module.visual.kernel[...]  # both streams speak one language
-    video, audio = token_times(14, *lag_tokens(config))
+    video, audio = token_times(14, *lag_tokens(config), 0.32)
     knots = np.random.default_rng(0).normal(size=(120, 32))
 
     def world(time):  # smooth over 0.1 s
