@@ -250,7 +250,7 @@ class Cutter:
         frames = sampling.segments_frames(self.segments, 0.5, self.length)
         if frames > crop.frames:
             raise UserError(
-                f"{self.segments} segments of {self.length} frames last {frames / clock.FRAME_RATE:.2f} s, but crops by "
+                f"{self.segments} segments of {self.length} frames last {frames / clock.FRAME_RATE:.2f} s; crops of "
                 f"config.data.fixed_offsets last {crop.frames / clock.FRAME_RATE:.2f} s. Set fewer model.segments, or "
                 "leave the table out."
             )
