@@ -105,7 +105,7 @@ def config(folder: str, **changes) -> ConfigDict:
                 "jitter_sec": 0.05,
             },
             "augment": {"upscale": 0.0},
-            "model": {"segments": 14, "head": {"classes": 21}},
+            "model": {"segments": 14, "visual": {"frames": 16}, "head": {"classes": 21}},
         }
     )
     made.update_from_flattened_dict(changes)
