@@ -142,7 +142,7 @@ def first_positions(kind: str, config: ConfigDict, position: jax.Array) -> jax.A
         return position
     if kind == "small":
         return 0.02 * position
-    times = [np.zeros(1), *token_times(SEGMENTS, *lag_tokens(config))]
+    times = [np.zeros(1), *token_times(SEGMENTS, *lag_tokens(config), HALF / clock.FRAME_RATE)]
     times.insert(2, np.zeros(1))  # [OFF] picture [MOD] sound
     width = position.shape[1]
     wavelength = np.geomspace(0.16, 20, width // 2)  # seconds
