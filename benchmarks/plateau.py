@@ -1,7 +1,8 @@
 """What ends the plateau of the sync head: the published recipe beside other ones, on features of a trained stage 1.
 
 `python -m benchmarks.plateau --run runs/quickstart` reads the records, the stage 1 and the cached visual features that
-`make quickstart` has left there, and writes `benchmarks/results/plateau.md`, `.png` and `.json`.
+`make quickstart` has left there, writes `benchmarks/results/plateau.png` and `.json`, and prints the table that
+`benchmarks/results/plateau.md` discusses.
 
 A head that knows nothing has the loss ln 21 = 3.04. What is counted is how many steps pass until the loss on held-out
 clips is below ln 21 - 0.1. The sound's features are computed once, at every frame, so that a step is the head alone;
@@ -236,7 +237,7 @@ def left_at(curve: list[tuple[int, float, float]]) -> int | None:
 
 
 def report(results: dict, out: Path, settings: dict) -> None:
-    """The table and the curves."""
+    """Curves and numbers on disk."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -253,18 +254,17 @@ def report(results: dict, out: Path, settings: dict) -> None:
     axis.legend(fontsize=7, ncol=2)
     figure.tight_layout()
     figure.savefig(out / "plateau.png")
-    rows = []
-    for name, entry in results.items():
-        ends = [left_at(curve) for curve in entry["curves"]]
-        shown = ", ".join(f"> {curve[-1][0]}" if end is None else str(end)
-                          for end, curve in zip(ends, entry["curves"], strict=True))  # fmt: skip
-        best = min(min(loss for _, loss, _ in curve) for curve in entry["curves"])
-        rows.append(f"| {name} | {entry['why']} | {shown} | {best:.2f} |")
-    (out / "plateau_table.md").write_text(
-        "\n".join(["| recipe | what | steps to leave (a seed each) | lowest loss seen |", "| --- | --- | --- | --- |",
-                   *rows, ""])
-    )  # fmt: skip
     (out / "plateau.json").write_text(json.dumps({"settings": settings, "results": results}) + "\n")
+
+
+def table(results: dict) -> str:
+    """The recipes with the steps until they left, as Markdown."""
+    lines = ["| recipe | what | steps to leave, a seed each | lowest loss seen |", "| --- | --- | --- | --- |"]
+    for name, entry in results.items():
+        ends = [left_at(curve) or f"> {curve[-1][0]}" for curve in entry["curves"]]
+        best = min(loss for curve in entry["curves"] for _, loss, _ in curve)
+        lines.append(f"| {name} | {entry['why']} | {', '.join(map(str, ends))} | {best:.2f} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -301,6 +301,7 @@ def main() -> None:
             seconds = time.monotonic() - began
             print(f"{name}, seed {seed}: left at {left_at(curve)} of {curve[-1][0]} steps, {seconds:.0f} s", flush=True)
             report(results, given.out, settings)
+    print(table(results))
 
 
 if __name__ == "__main__":

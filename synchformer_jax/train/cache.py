@@ -6,8 +6,9 @@ The picture is 97% of a forward pass. One clip has 30 half-segment starts, of wh
 the sound is still computed in the step, with its jitter and augmentation. `--views 4` writes, besides the plain centre
 of the picture, three views with random crop and flip (and colour, by flag), so that training sees more than one.
 
-`--dry_run` tells how many bytes it will be. Started again, it does what is missing. On several hosts each writes every
-n-th shard: `--part=I/N`, or `--distributed` where JAX must know all hosts, as on TPU pods.
+`--dry_run` tells how many bytes it will be: at full size 369 kB a clip and view, 0.6 TB for 1.6 million clips. Started
+again, it does what is missing. On several hosts each writes every n-th shard: `--part=I/N`, or `--distributed` where
+JAX must know all hosts, as on TPU pods.
 """
 
 import dataclasses
