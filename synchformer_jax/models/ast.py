@@ -56,6 +56,7 @@ class AST(nnx.Module):
         self.patch_size, self.stride, self.depth = size, audio.stride, audio.depth
         self.drop_path, self.remat, self.unroll = audio.drop_path, compute.remat, compute.unroll
 
+    @jax.named_scope("audio")
     def __call__(
         self,
         log_mel: Float[Array, "B S M Ta"],

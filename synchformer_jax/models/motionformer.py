@@ -66,6 +66,7 @@ class Motionformer(nnx.Module):
         self.depth, self.grid, self.tubelet, self.patch_size = visual.depth, (time, side, side), *shape[:2]
         self.frames = visual.frames
 
+    @jax.named_scope("visual")
     def __call__(
         self,
         frames: Float[Array, "B S T H W 3"],
@@ -160,10 +161,12 @@ class DividedBlock(nnx.Module):
         """`x [N, 1 + time * places, D]`; `mask` is True for tokens to attend to; `rate` is for drop path."""
         keys = (None, None) if key is None else jax.random.split(key)
         for axis, norm, module in (("time", self.norm_time, self.time), ("space", self.norm_space, self.space)):
-            y = divided_attention(*module.split(norm(x)), time, axis, mask, implementation=module.implementation)
-            y = module.out(y)
-            x = x + (y if axis == "time" else drop_path(y, rate, keys[0]))
-        return x + drop_path(self.mlp(self.norm_mlp(x)), rate, keys[1])
+            with jax.named_scope(axis):
+                y = divided_attention(*module.split(norm(x)), time, axis, mask, implementation=module.implementation)
+                y = module.out(y)
+                x = x + (y if axis == "time" else drop_path(y, rate, keys[0]))
+        with jax.named_scope("mlp"):
+            return x + drop_path(self.mlp(self.norm_mlp(x)), rate, keys[1])
 
 
 class JointBlock(nnx.Module):

@@ -61,6 +61,7 @@ class SyncHead(nnx.Module):
         self.dropout, self.token_dropout, self.depth = head.dropout, head.token_dropout, head.depth
         self.remat, self.unroll = compute.remat, compute.unroll
 
+    @jax.named_scope("head")
     def __call__(
         self,
         visual: Float[Array, "B S tv Dv"],

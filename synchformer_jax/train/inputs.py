@@ -20,6 +20,7 @@ def segment_step(config: ConfigDict) -> int:
     return length if config.stage == "segment_avclip" else length // 2
 
 
+@jax.named_scope("picture")
 def visual_input(config: ConfigDict, batch: dict[str, Array], key: Array | None) -> Array:
     """The picture as segments `[B, S, T, H, W, 3]` in [-1, 1], augmented where there is a key.
 
@@ -58,6 +59,7 @@ def _colours(config: ConfigDict, frames: Array, key: Array | None) -> Array:
     return values * 2 - 1
 
 
+@jax.named_scope("sound")
 def audio_input(config: ConfigDict, audio: Array, key: Array | None) -> Array:
     """Clips `[B, N]` int16 as normalised log-mel segments `[B, S, 128, Ta]`, augmented where there is a key."""
     audio = audio.astype(jnp.float32) / 32768

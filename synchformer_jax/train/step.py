@@ -154,8 +154,9 @@ def make_train_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.A
             total, fresh = jax.lax.scan(add, zeros, pieces)
             loss, metrics, grads = jax.tree.map(lambda leaf: leaf / parts, total)
         metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads), "learning_rate": run.schedule(state.step)}
-        updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         for name in ("logit_scale", "global_logit_scale"):
             if name in params:
                 params[name] = jnp.clip(params[name], limits.min, limits.max)
