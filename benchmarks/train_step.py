@@ -67,11 +67,13 @@ def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
     for name, (shape, dtype) in ahead.batch_shapes(config).items():
         if name == "target":
             batch[name] = rng.integers(0, config.model.head.classes, shape).astype(dtype)
-        elif dtype == np.float16:
+        elif name == "zoom":  # top, left, side: the whole square
+            batch[name] = np.tile(np.array([0, 0, config.data.size], dtype), (shape[0], 1))
+        elif name == "visual":
             batch[name] = rng.standard_normal(shape).astype(dtype)
         else:
             limits = np.iinfo(dtype)
-            batch[name] = rng.integers(limits.min // 4, limits.max, shape, dtype, endpoint=True)
+            batch[name] = rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
     return batch
 
 

@@ -176,9 +176,12 @@ def batch_shapes(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], np.dtyp
     shapes = {"audio": ((clips, frames * clock.SAMPLES_PER_FRAME), np.dtype(np.int16))}
     if config.data.visual_features:
         width = config.model.visual.width
-        shapes["visual"] = ((clips, segments, visual_tokens(config.model), width), np.dtype(np.float16))
+        shapes["visual"] = ((clips, segments, visual_tokens(config.model), width), jnp.dtype(jnp.bfloat16))
     else:
-        shapes["frames"] = ((clips, frames, size, size, 3), np.dtype(np.uint8))
+        pixels = (size, size, 3) if config.data.pixels == "rgb" else (size * size * 3 // 2,)
+        shapes["frames"] = ((clips, frames, *pixels), np.dtype(np.uint8))
+        if config.augment.upscale:
+            shapes["zoom"] = ((clips, 3), np.dtype(np.int32))
     if config.stage != "segment_avclip":
         shapes["target"] = ((clips,), np.dtype(np.int32))
     return shapes

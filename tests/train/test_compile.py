@@ -33,17 +33,27 @@ def test_products_are_counted_through_loops_and_gradients():
     assert ahead.product_flops(jax.jit(jax.grad(loss, (0, 1))).trace(*shapes).jaxpr.jaxpr) == 4 * one
 
 
-@pytest.mark.parametrize("stage", ["segment_avclip", "sync", "synchronizability"])
-def test_abstract_inputs_are_those_of_a_real_step(tiny_config, stage):
-    config = tiny_config(stage)
+def test_abstract_inputs_are_those_of_a_real_step(tiny_config):
+    config = tiny_config("sync")
+    config.data.pixels = "rgb"  # as the batches of the tests
     blueprint, arrays = states.take_apart(states.make_model(config))
     run = states.prepare(config, meshes.make_mesh(config, jax.devices()[:1]), blueprint)
-    state, frozen = states.start(run, arrays)
-    real = (state, frozen, steps.device_fields(make_batch(config, 0)))
+    real = (*states.start(run, arrays), steps.device_fields(make_batch(config, 0)))
     given = ahead.abstract_inputs(run)
     assert jax.tree.structure(real) == jax.tree.structure(given)
     for one, other in zip(jax.tree.leaves(real), jax.tree.leaves(given), strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+@pytest.mark.parametrize("stage", ["segment_avclip", "sync", "synchronizability"])
+def test_batches_have_the_shapes_of_each_stage(tiny_config, stage):
+    config = tiny_config(stage)
+    config.data.pixels = "rgb"
+    real = steps.device_fields(make_batch(config, 0))
+    shapes = {name: (values.shape, values.dtype) for name, values in real.items()}
+    assert ahead.batch_shapes(config) == shapes
+    config.data.pixels = "yuv420"
+    assert ahead.batch_shapes(config)["frames"][0] == (*real["frames"].shape[:2], 32 * 32 * 3 // 2)
 
 
 def test_the_step_of_this_machine_tells_its_memory(tiny_config):
