@@ -11,17 +11,18 @@ Both sides get the same clips at 25 fps, 256 pixels and 16 kHz: the reference as
 ours as records. They run in turn in one process; what counts is processor time, so that neighbours disturb little.
 """
 
-import argparse
 import json
 import platform
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import av
 import jax
 import numpy as np
+import typer
 
 from data_prep.clips import ClipOptions, make_record
 from data_prep.sources import VIDEO_SUFFIXES, Source
@@ -188,7 +189,7 @@ def measure_device(frames: int) -> float:
     return 1000 * times["convert"]["wall_sec"]
 
 
-def measure(videos: Path, rounds: int, machine: str) -> dict:
+def measure(videos: Path, rounds: int, machine: str, workers: list[int]) -> dict:
     """All of it."""
     import torch
 
@@ -206,7 +207,7 @@ def measure(videos: Path, rounds: int, machine: str) -> dict:
             },
             "stages": {name: measure_stage(files, folder, stage, rounds) for name, stage in STAGES.items()},
             "device_ms_planes_to_rgb": {name: measure_device(224 if name == "stage 1" else 120) for name in STAGES},
-            "workers": [measure_workers(folder, "segment_avclip", workers, 40) for workers in (1, 2)],
+            "workers": [measure_workers(folder, "segment_avclip", number, 40) for number in workers],
         }
     return result
 
@@ -243,33 +244,28 @@ def table(result: dict) -> str:
 
 
 @exit_on_user_error()
-def main() -> None:
-    """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=Path, default=Path("../shared/media"), help="a folder of clips of 10 s")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--machine", default="", help="how the results call this machine")
-    parser.add_argument("--out", type=Path, default=None, help="FILE.json; FILE.md beside it")
-    arguments = parser.parse_args()
-    if not arguments.videos.is_dir():
-        raise UserError(
-            f"There is no folder {arguments.videos}. Give --videos, such as clips of python -m data_prep.procedural."
-        )
+def main(
+    videos: Annotated[Path, typer.Option(help="A folder of clips of 10 s.")] = Path("../shared/media"),
+    rounds: Annotated[int, typer.Option(help="Both sides are measured so many times, in turn.")] = 5,
+    workers: Annotated[str, typer.Option(help="Numbers of worker processes to try, with commas between.")] = "1,2",
+    machine: Annotated[str, typer.Option(help="How the results call this machine.")] = "",
+    out: Annotated[Path | None, typer.Option(help="FILE.json for the results; FILE.md is written beside it.")] = None,
+) -> None:
+    """Measures our input pipeline beside the published one."""
+    if not videos.is_dir():
+        raise UserError(f"There is no folder {videos}. Give --videos, such as clips of python -m data_prep.procedural.")
     try:
         import torch  # noqa: F401
     except ImportError:
         raise UserError("The reference side needs PyTorch: pip install torch.") from None
-    result = measure(arguments.videos, arguments.rounds, arguments.machine)
+    result = measure(videos, rounds, machine, [int(number) for number in workers.split(",") if number])
     page = table(result)
     print(page)
-    if arguments.out:
-        for path, text in (
-            (arguments.out, json.dumps(result, indent=1) + "\n"),
-            (arguments.out.with_suffix(".md"), page),
-        ):
+    if out:
+        for path, text in ((out, json.dumps(result, indent=1) + "\n"), (out.with_suffix(".md"), page)):
             with atomic_path(path) as temporary:
                 temporary.write_text(text)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
