@@ -14,14 +14,13 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from synchformer_jax.convert import files
+from synchformer_jax.convert import export, files
 from synchformer_jax.errors import UserError
 from synchformer_jax.files import atomic_path
 from synchformer_jax.train import checkpoint
 from synchformer_jax.train.config import base_config
 from synchformer_jax.train.state import hollow_model, take_over
 
-EXPORTED = ".jaxexport"  # a compiled model for inference (convert.export); its weights do not come out again
 READ_ONLY = (".pyth", ".bin", ".ckpt", ".pkl", ".h5", ".onnx")  # not taken for the name of a folder
 
 
@@ -65,7 +64,7 @@ def open_weights(path: str | os.PathLike, *, step: int | None = None, like: Conf
         return Weights(arrays, config, f"{path} at step {step}")
     if step is not None:
         raise UserError(f"A step was asked for, but {path} is no run's folder. Leave the step out.")
-    if path.suffix == EXPORTED:
+    if path.suffix == export.SUFFIX:
         raise UserError(f"{path} is a compiled model; its weights do not come out again. Give what it was made from.")
     read = files.read(path, like)
     config = base_config(read.stage)
@@ -89,10 +88,8 @@ def save_weights(weights: Weights, path: str | os.PathLike, *, force: bool = Fal
     """
     path = Path(path)
     require_free(path, force=force)
-    if path.suffix == EXPORTED:
-        from synchformer_jax.convert.export import export_model
-
-        export_model(weights.model(), weights.config, path)
+    if path.suffix == export.SUFFIX:
+        export.export_model(weights.model(), weights.config, path)
         return
     with atomic_path(path) as temporary:
         if path.suffix in files.WRITERS:
@@ -113,5 +110,5 @@ def require_free(path: Path, *, force: bool = False) -> None:
         fix = "Give a new one." if path.is_dir() else "Give another name, or --force to replace it."
         raise UserError(f"{path} is there already. {fix}")
     if path.suffix in READ_ONLY:
-        known = ", ".join((*files.WRITERS, EXPORTED))
+        known = ", ".join((*files.WRITERS, export.SUFFIX))
         raise UserError(f"{path}: {path.suffix} is not written. End the name in {known}, or in none for a folder.")

@@ -25,9 +25,13 @@ from synchformer_jax.models import MODELS, model_config
 CONFIG = "synchformer_jax"  # under which our own files carry their configuration
 CONTAINERS = ("model", "state_dict", "model_state")  # where checkpoints have their weights
 HUGGING_FACE = "audio_spectrogram_transformer."
-LEFT_OUT = {  # parts of published extractors that Synchformer does not have
-    "motionformer": ("head.", "head0.", "head1.", "head_drop.", "pre_logits."),
+LEFT_OUT = {  # parts of published models that ours do not have, or make anew: classifiers, momentum encoders, queues
+    "motionformer": ("head.", "head0.", "head1.", "pre_logits."),
     "ast": ("classifier.",),
+    "segment_avclip": (
+        *("v_encoder_m.", "a_encoder_m.", "segment_v_queue", "segment_a_queue", "segment_queue_ptr"),
+        *("global_v_queue", "global_a_queue", "global_queue_ptr"),
+    ),
 }
 ADDED = {"motionformer": "spatial_attn_agg.", "ast": "freq_attn_agg."}  # parts that Synchformer adds
 EXPANSION, SPARE = 4, 2**26  # by how much arrays may exceed their file, as they may share values; bytes
@@ -119,24 +123,27 @@ def _weights_in(path: Path, value: Any) -> dict[str, Any]:
 def _recognise(path: Path, arrays: Arrays) -> tuple[str, dict[str, Any], list[str]]:
     """The stage that the names belong to, the arrays under the names of that stage's model, and notes."""
     tops = {name.split(".")[0] for name in arrays}
-    notes: list[str] = []
     if "transformer" in tops or {"vfeat_extractor", "afeat_extractor"} <= tops:
-        stage = "synchronizability" if "transformer.sync_head.weight" in arrays else "sync"
+        stage, kept = "synchronizability" if "transformer.sync_head.weight" in arrays else "sync", dict(arrays)
     elif {"v_encoder", "a_encoder"} <= tops:
-        stage = "segment_avclip"
+        stage, kept = "segment_avclip", dict(arrays)
+        if "segment_logit_scale" in kept and "global_logit_scale" not in kept:  # with momentum, but one level
+            kept["logit_scale"] = kept.pop("segment_logit_scale")
     else:
-        stage, arrays = _extractor(path, arrays)
-        left_out = [name for name in arrays if name.startswith(LEFT_OUT[stage])]
-        if left_out:
-            notes.append(f"Left out, as Synchformer has no such part: {', '.join(sorted(left_out))}.")
-    wrong = [name for name, array in arrays.items() if not jnp.issubdtype(array.dtype, jnp.floating)]
+        stage, kept = _extractor(path, arrays)
+    notes: list[str] = []
+    left_out = {name for name in kept if name.startswith(LEFT_OUT.get(stage, "\0"))}
+    if left_out:
+        more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+        notes.append(f"Left out, as no part of the model: {', '.join(sorted(left_out)[:4])}{more}.")
+        kept = {name: array for name, array in kept.items() if name not in left_out}
+    wrong = [name for name, array in kept.items() if not jnp.issubdtype(array.dtype, jnp.floating)]
     if wrong:
-        kind = arrays[wrong[0]].dtype
+        kind = kept[wrong[0]].dtype
         raise UserError(f"{path}: {wrong[0]} holds {kind} numbers. Give weights in a floating-point type.")
-    others = sorted({str(array.dtype) for array in arrays.values()} - {"float32"})
+    others = sorted({str(array.dtype) for array in kept.values()} - {"float32"})
     if others:
         notes.append(f"Read as float32 from {', '.join(others)}.")
-    kept = {name: array for name, array in arrays.items() if not name.startswith(LEFT_OUT.get(stage, ("\0",)))}
     return stage, kept, notes
 
 

@@ -31,15 +31,17 @@ def infer(stage: str, shapes: Shapes, like: ConfigDict | None = None) -> ConfigD
         like: gives what shapes don't tell; None takes heads of 64, and the published rest.
     """
     config = model_config("B") if like is None else like.copy_and_resolve_references()
-    config.head.lag_profile = False
+    config.head.lag_profile, config.avclip.loss = False, "info_nce"
     visual, audio = PREFIXES[stage]
     if visual is not None:
         _visual(config.visual, _under(shapes, visual), count_heads=like is None)
     if audio is not None:
         _audio(config.audio, _under(shapes, audio + "ast."), count_heads=like is None)
+    if stage == "segment_avclip":
+        _levels(config, shapes)
     if stage in ("sync", "synchronizability"):
         _head(config, _under(shapes, "transformer."))
-    return config
+    return config.copy_and_resolve_references()
 
 
 def is_usual(config: ConfigDict) -> bool:
@@ -76,6 +78,15 @@ def _audio(audio: ConfigDict, shapes: Shapes, *, count_heads: bool) -> None:
     if table and high > 0 and table[1] < published:  # longer ones are trimmed, as published
         long = max(1, (table[1] - 2) // high)
         audio.frames = (long - 1) * audio.stride + audio.patch_size
+
+
+def _levels(config: ConfigDict, shapes: Shapes) -> None:
+    """Whether whole clips are embedded too, and of how many segments."""
+    table = _dims(shapes, "v_encoder.global_attn_agg.pos_emb", 3)
+    if table and table[1] > 1:
+        config.avclip.global_pool, config.segments = "attention", table[1] - 1
+    else:
+        config.avclip.global_pool = "mean" if "global_logit_scale" in shapes else "none"
 
 
 def _head(config: ConfigDict, shapes: Shapes) -> None:

@@ -27,7 +27,7 @@ def small(**visual):
     """Width 64, which is one head; the published audio grid, so that the published defaults hold."""
     config = model_config("Ti")
     config.segments = 3
-    config.visual.update(image_size=32, frames=4, width=64, depth=2, heads=1, **visual)
+    config.visual.update(image_size=32, width=64, depth=2, heads=1, **visual)
     config.audio.update(width=64, depth=2, heads=1)
     config.head.update(width=32, depth=2, classes=7)
     return config
@@ -68,7 +68,7 @@ def test_a_bare_state_dict_tells_its_model(stage, suffix, tmp_path):
     read = files.read(path)
     assert read.stage == stage and read.fresh == ()
     told = read.model
-    assert (told.visual.image_size, told.visual.frames, told.visual.width, told.visual.depth) == (32, 4, 64, 2)
+    assert (told.visual.image_size, told.visual.frames, told.visual.width, told.visual.depth) == (32, 16, 64, 2)
     assert (told.visual.heads, told.visual.attention, told.visual.position) == (1, "divided", "separate")
     assert (told.audio.frames, told.audio.width, told.audio.depth, told.audio.heads) == (66, 64, 2, 1)
     if stage != "segment_avclip":
@@ -118,6 +118,23 @@ def test_a_segment_avclip_checkpoint_of_several_devices(tmp_path):
     torch_writer.write(tmp_path / "epoch_best.pt", spread, container="state_dict")
     read = files.read(tmp_path / "epoch_best.pt")
     assert read.stage == "segment_avclip"
+    check(read, arrays)
+
+
+@pytest.mark.parametrize("pool", ["none", "mean", "attention"])
+def test_a_segment_avclip_checkpoint_with_momentum(pool, tmp_path):
+    """The published MultilevelMoCoCLIP: its momentum encoders and queues are left out."""
+    config = small()
+    config.avclip.global_pool = pool
+    arrays = arrays_of("segment_avclip", config)
+    given = {("segment_" if name == "logit_scale" else "") + name: array for name, array in arrays.items()}
+    given |= {name.replace("_encoder", "_encoder_m"): array for name, array in arrays.items() if "_encoder" in name}
+    given |= {"segment_v_queue": np.ones((64, 4), np.float32), "segment_queue_ptr": np.zeros(1, np.int64)}
+    np.savez(tmp_path / "a.npz", **given)
+    read = files.read(tmp_path / "a.npz")
+    assert read.model.avclip.global_pool == pool
+    assert read.model.segments == (3 if pool == "attention" else 14)
+    assert "Left out" in read.notes[0] and " more." in read.notes[0]
     check(read, arrays)
 
 
@@ -178,7 +195,7 @@ def test_longer_positions_of_the_head_are_trimmed(tmp_path):
     torch_writer.write(tmp_path / "a.pth", arrays | {name: longer})
     read = files.read(tmp_path / "a.pth")
     check(read, arrays)
-    assert any("the first 106 are taken" in note for note in read.notes)
+    assert any("the first 184 are taken" in note for note in read.notes)
 
 
 def test_what_the_file_does_not_tell_comes_from_the_run(tmp_path):
