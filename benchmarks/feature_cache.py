@@ -6,7 +6,6 @@ full-size model for a clip either way.
 """
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 
@@ -51,27 +50,30 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, required=True, help="what make quickstart has left, such as runs/quickstart"
     )
+    parser.add_argument("--features", help="a cache of its stage 1; made in the run's folder where there is none")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="of each way in a round")
     parser.add_argument("--batch_size", type=int, default=32)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    folder = given.features
+    if not folder:
+        folder = str(given.run / "features")
         began = time.monotonic()
         cache.write_features(given.run / "stage1", str(given.run / "records"), ["train"], folder)
-        written = time.monotonic() - began
-        header = features.read_header(folder, "train")
-        size = sum(map(header.bytes, range(header.shards)))
-        ways = {"frames": Way(given.run, "", given.batch_size), "features": Way(given.run, folder, given.batch_size)}
-        seconds = {name: [] for name in ways}
-        for way in ways.values():
-            way.steps(2)
-        for _ in range(given.rounds):
-            for name, way in ways.items():
-                seconds[name].append(way.steps(given.steps))
-        for way in ways.values():
-            way.batches.close()
+        print(f"looked for what is missing and wrote it in {time.monotonic() - began:.0f} s")
+    header = features.read_header(folder, "train")
+    size = sum(map(header.bytes, range(header.shards)))
+    ways = {"frames": Way(given.run, "", given.batch_size), "features": Way(given.run, folder, given.batch_size)}
+    seconds = {name: [] for name in ways}
+    for way in ways.values():
+        way.steps(2)
+    for _ in range(given.rounds):
+        for name, way in ways.items():
+            seconds[name].append(way.steps(given.steps))
+    for way in ways.values():
+        way.batches.close()
     print(f"{jax.devices()[0].device_kind}, batches of {given.batch_size}; medians of {given.rounds} rounds in turn")
-    print(f"written: {header.records} clips in {written:.0f} s, {size / header.records / 1e3:.1f} kB a clip and view")
+    print(f"{header.records} clips, {size / header.records / 1e3:.1f} kB a clip and view")
     for name, pairs in seconds.items():
         whole, alone = np.median(pairs, axis=0)
         print(f"from {name}: {given.batch_size / whole:.1f} clips/s, the step alone {given.batch_size / alone:.1f}")
