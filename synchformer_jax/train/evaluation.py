@@ -15,6 +15,7 @@ from synchformer_jax.train import step as steps
 from synchformer_jax.train.state import Arrays, Run
 
 WINDOW = 8  # segments, about 5 s, as the published validation
+PICTURED = 4  # clips whose similarities are shown, so that a large group gives no huge picture
 
 
 def evaluate(
@@ -32,8 +33,8 @@ def evaluate(
         batches: one pass over the held-out clips; a last one may be smaller.
 
     Returns:
-        The metrics, and pictures to look at: in stage 1 "similarity", the cosines `[visual, audio]` of the first group
-        of clips; later none.
+        The metrics, and pictures to look at: in stage 1 "similarity", the cosines `[visual, audio]` of the segments
+        of the first few clips of a group; later none.
     """
     local = run.config.data.batch_size // jax.process_count()
     outputs: dict[str, list[np.ndarray]] = {}
@@ -61,7 +62,7 @@ def evaluate(
 
 
 def _contrastive(run: Run, outputs: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The loss, without momentum encoders; how precisely windows are found; and the cosines of the first group."""
+    """The loss, without momentum encoders; how precisely windows are found; and the cosines of the first clips."""
     visual, audio = outputs["visual"], outputs["audio"]
     options, (clips, segments, width) = run.config.contrastive, visual.shape
     group = min(options.group_clips or run.config.data.batch_size, clips)
@@ -76,7 +77,7 @@ def _contrastive(run: Run, outputs: dict[str, np.ndarray]) -> tuple[dict[str, fl
         loss += options[f"{level}_weight"] * float(found)
     window = min(WINDOW, max(1, segments - 1))
     windows = metrics.shifted_windows(audio.astype(np.float64), visual.astype(np.float64), window)
-    of_first = [part[:group].reshape(-1, width) for part in (visual, audio)]
+    of_first = [part[: min(group, PICTURED)].reshape(-1, width) for part in (visual, audio)]
     values = {"loss": loss, "precision": float(np.mean(windows["precision"]))}
     return values, {"similarity": of_first[0] @ of_first[1].T}
 
