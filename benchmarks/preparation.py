@@ -40,20 +40,28 @@ def link_clips(videos: Path, folder: Path, count: int) -> int:
     return min(len(found), count)
 
 
-def start(videos: Path, out: Path, short_side: int, workers: int) -> subprocess.Popen:
+def start(videos: Path, out: Path, options: list[str]) -> subprocess.Popen:
     """Starts the preparation in a group of processes of its own."""
-    command = [sys.executable, "-m", "data_prep.folder", str(videos), str(out)]
-    options = [f"--short-side={short_side}", f"--workers={workers}"]
-    return subprocess.Popen([*command, *options], cwd=REPOSITORY, stderr=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, "-m", "data_prep.folder", str(videos), str(out), *options]
+    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, start_new_session=True)
 
 
-def finish(process: subprocess.Popen) -> float:
-    """Waits for its end; the CPU seconds of the process and its children so far."""
+def shards_done(out: Path) -> int:
+    """How many shards are finished."""
+    return len(list(out.rglob(".done/*.json")))
+
+
+def finish(process: subprocess.Popen, out: Path) -> tuple[float, float]:
+    """Waits for its end; (seconds until the first shard was there, CPU seconds of all children of this process)."""
+    begun, first = time.perf_counter(), 0.0
+    while process.poll() is None:
+        if not first and shards_done(out):
+            first = time.perf_counter() - begun
+        time.sleep(0.05)
     told = process.stderr.read().decode()
-    if process.wait():
+    if process.returncode:
         raise UserError(f"The preparation ended with {process.returncode}: {told}")
-    usage = os.times()
-    return usage.children_user + usage.children_system
+    return first, sum(os.times()[2:4])
 
 
 def kill(process: subprocess.Popen, after_sec: float) -> bool:
@@ -75,6 +83,7 @@ def main(
     videos: Annotated[Path | None, typer.Option(help="A folder of videos; without it, procedural ones.")] = None,
     unique: Annotated[int, typer.Option(help="Procedural clips to render and link under all names.")] = 60,
     short_side: Annotated[int, typer.Option(help="Of the records, and of procedural clips.")] = 64,
+    max_sec: Annotated[float, typer.Option(help="How much of each clip is prepared.")] = 10.0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 2,
     kills: Annotated[int, typer.Option(help="How often; 0 measures the rate alone.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the times of the kills.")] = 0,
@@ -88,28 +97,29 @@ def main(
             render = [sys.executable, "-m", "data_prep.procedural", videos, *counts, "--levels", "dense,sparse"]
             subprocess.run(list(map(str, render)), cwd=REPOSITORY, check=True, capture_output=True)
         different = link_clips(videos, here / "clips", clips)
+        options = [f"--short-side={short_side}", f"--workers={workers}"]
+        options += [f"--max-sec={max_sec}", f"--min-sec={0.9 * max_sec}"]
+        whole, killed = here / "whole", here / "killed"
         before, begun = sum(os.times()[2:4]), time.perf_counter()
-        cpu = finish(start(here / "clips", here / "whole", short_side, workers)) - before
-        wall = time.perf_counter() - begun
-        manifest = json.loads((here / "whole" / "clips" / "1.0.0" / "manifest.json").read_text())
+        first, cpu = finish(start(here / "clips", whole, options), whole)
+        cpu, wall = cpu - before, time.perf_counter() - begun
+        manifest = json.loads((whole / "clips" / "1.0.0" / "manifest.json").read_text())
         done = sum(split["records"] for split in manifest["splits"].values())
         size = sum(split["bytes"] for split in manifest["splits"].values())
-        print(f"{clips} clips ({different} different), shorter side {short_side}, {workers} workers")
+        print(f"{clips} clips of {max_sec:g} s ({different} different), shorter side {short_side}, {workers} workers")
         print(f"{done} records of {size / done / 1000:.0f} kB in {wall:.1f} s, CPU {cpu:.1f} s")
         print(f"{done / wall:.2f} clips/s; {done / cpu:.2f} clips per second of one core's CPU time")
         if not kills:
             return
         moments = random.Random(seed)
         for number in range(kills):
-            after = moments.uniform(0.02, 0.9 / kills) * wall
-            process = start(here / "clips", here / "killed", short_side, workers)
-            if not kill(process, after):
+            after = moments.uniform(0.5, 1.0) * first + moments.uniform(0, 0.9) * (wall - first) / kills
+            if not kill(start(here / "clips", killed, options), after):
                 raise UserError(f"It was done before kill {number + 1}. Try more --clips.")
-            there = len(list((here / "killed").rglob(".done/*.json")))
-            print(f"kill {number + 1} after {after:.1f} s: {there} shards done")
-        finish(start(here / "clips", here / "killed", short_side, workers))
-        same = contents(here / "whole") == contents(here / "killed")
-        print(f"{len(contents(here / 'whole'))} files, {'the same bytes' if same else 'DIFFERENT'}")
+            print(f"kill {number + 1} after {after:.1f} s: {shards_done(killed)} of {shards_done(whole)} shards done")
+        finish(start(here / "clips", killed, options), killed)
+        same = contents(whole) == contents(killed)
+        print(f"{len(contents(whole))} files, {'the same bytes' if same else 'DIFFERENT'}")
         if not same:
             raise UserError("A kill changed the result.")
 
