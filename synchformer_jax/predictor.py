@@ -163,7 +163,7 @@ class Predictor:
         """
         self._require("encode_video", "visual")
         if isinstance(video, (str, os.PathLike)):
-            video, name = self._crop(video, 0.0, start_sec, 0)[0].frames, os.fspath(video)
+            video, name = self._crop(video, 0.0, start_sec, 0, may_be_silent=True)[0].frames, os.fspath(video)
         else:
             video, name = np.asarray(video), "The video"
         if video.dtype != np.uint8 or video.ndim not in (4, 5, 6) or video.shape[-1] != 3:
@@ -246,7 +246,9 @@ class Predictor:
             )
         return self._run("compare", visual, audio)
 
-    def _crop(self, video, offset_sec, start_sec, shift: int | None) -> tuple[clip.Crop, int]:
+    def _crop(
+        self, video, offset_sec, start_sec, shift: int | None, may_be_silent: bool = False
+    ) -> tuple[clip.Crop, int]:
         shift = self.audio_shift_samples if shift is None else shift
         crop = clip.read_crop(
             video,
@@ -255,6 +257,7 @@ class Predictor:
             start_sec=start_sec,
             crop_sec=self.clip_frames / clock.FRAME_RATE,
             audio_shift_samples=shift,
+            may_be_silent=may_be_silent,
         )
         return crop, shift
 

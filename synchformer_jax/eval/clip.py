@@ -33,6 +33,7 @@ def read_crop(
     start_sec: float | None = None,
     crop_sec: float = clock.SYNC_CROP_SEC,
     audio_shift_samples: int = 0,
+    may_be_silent: bool = False,
 ) -> Crop:
     """Decodes a crop whose picture starts at `start_sec` and whose sound starts `offset_sec` later in the file.
 
@@ -44,9 +45,10 @@ def read_crop(
         crop_sec: how long the crop lasts.
         audio_shift_samples: then moves the sound later by so many samples (below zero: earlier); silence stands where
             the file has none for it.
+        may_be_silent: where only the picture counts.
 
     Raises:
-        UserError: the crop does not fit into the file.
+        UserError: the crop does not fit into the file, or is silent.
         MediaError: the file cannot be decoded.
     """
     duration = decode.probe(video).duration_sec
@@ -83,7 +85,7 @@ def read_crop(
             f"{len(audio) / clock.SAMPLE_RATE:.2f} s into the sound of the crop; {crop_sec:g} s are needed. "
             "Give an earlier --start-sec or a longer video."
         )
-    if not audio.any():
+    if not audio.any() and not may_be_silent:
         raise UserError(f"{video} is silent in the {crop_sec:g} s from {start_sec:.2f} s. Give another --start-sec.")
     frames = np.concatenate([frames, frames[-1:]])[:frame_count]
     return Crop(frames, np.pad(audio, (0, sample_count - len(audio))), first_frame / clock.FRAME_RATE)

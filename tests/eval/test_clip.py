@@ -66,6 +66,17 @@ def test_what_does_not_fit_is_refused(video, tmp_path):
     flashes.write_mp4(silent, frames, 0 * audio)
     with pytest.raises(UserError, match="silent"):
         clip.read_crop(silent)
+    assert clip.read_crop(silent, may_be_silent=True).frames.shape[0] == 125
+
+
+def test_the_sound_moves_by_samples_and_silence_fills_the_gap(video):
+    plain = clip.read_crop(video, start_sec=0.0)
+    late = clip.read_crop(video, start_sec=0.0, audio_shift_samples=1024)
+    np.testing.assert_array_equal(late.frames, plain.frames)
+    assert not late.audio[:1024].any()
+    np.testing.assert_array_equal(late.audio[1024:], plain.audio[:-1024])
+    early = clip.read_crop(video, start_sec=5.0, audio_shift_samples=-1024)
+    np.testing.assert_array_equal(early.audio[:-1024], clip.read_crop(video, start_sec=5.0).audio[1024:])
 
 
 def test_short_side_is_the_published_ratio():
