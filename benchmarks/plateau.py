@@ -248,9 +248,9 @@ def report(results: dict, out: Path, settings: dict) -> None:
         for number, curve in enumerate(entry["curves"]):
             steps, losses, _ = zip(*curve, strict=True)
             color = f"C{list(results).index(name)}"
-            axis.plot(np.asarray(steps) + 1, losses, color=color, lw=1.2, label=None if number else name)
+            axis.plot(steps, losses, color=color, lw=1.2, label=None if number else name)
     axis.axhline(LEFT, color="black", lw=0.8, ls=":")
-    axis.set(xscale="log", xlabel="step", ylabel="held-out loss", ylim=(1.4, 3.6))
+    axis.set(xlabel="step", ylabel="held-out loss", ylim=(1, 5))
     axis.legend(fontsize=7, ncol=2)
     figure.tight_layout()
     figure.savefig(out / "plateau.png")
