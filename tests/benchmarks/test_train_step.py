@@ -26,7 +26,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("stage", ["segment_avclip", "sync"])
+@pytest.mark.parametrize("stage", [pytest.param("segment_avclip", marks=pytest.mark.slow), "sync"])
 def test_a_tiny_step_is_measured(stage, tmp_path):
 
     app = typer.Typer()
