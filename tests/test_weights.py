@@ -12,6 +12,7 @@ from synchformer_jax.errors import UserError
 from synchformer_jax.models import model_config
 from synchformer_jax.train import checkpoint, loop, state
 from synchformer_jax.weights import Weights, open_weights, save_weights
+from tests.convert.crafted import call, write_archive
 from tests.parity import Weights as Published
 from tests.train.tiny import tiny
 
@@ -127,6 +128,16 @@ def test_convert_ends_with_a_table_and_status_2(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert stop.value.code == 2 and not (tmp_path / "b.pth").exists()
     assert any(line.split()[:2] == ["missing", "vproj.bias"] for line in printed.err.splitlines())
+
+
+def test_convert_runs_nothing_that_a_file_asks_for(tmp_path, monkeypatch, capsys):
+    harm, target = tmp_path / "harm", tmp_path / "b.pth"
+    write_archive(tmp_path / "a.pt", call("os", "system", f"touch {harm}"))
+    monkeypatch.setattr(sys, "argv", ["synchformer", "convert", str(tmp_path / "a.pt"), str(target)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "asks for os.system" in capsys.readouterr().err
+    assert not harm.exists() and not target.exists()
 
 
 @pytest.mark.slow

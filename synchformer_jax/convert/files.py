@@ -25,6 +25,15 @@ from synchformer_jax.models import MODELS, model_config
 CONFIG = "synchformer_jax"  # under which our own files carry their configuration
 CONTAINERS = ("model", "state_dict", "model_state")  # where checkpoints have their weights
 HUGGING_FACE = "audio_spectrogram_transformer."
+TRANSFORMERS_5 = {  # parts of the names that its models have in memory, and those of the files on the hub
+    "ast.layers.": "ast.encoder.layer.",
+    ".attention.q_proj.": ".attention.attention.query.",
+    ".attention.k_proj.": ".attention.attention.key.",
+    ".attention.v_proj.": ".attention.attention.value.",
+    ".attention.o_proj.": ".attention.output.dense.",
+    ".mlp.fc1.": ".intermediate.dense.",
+    ".mlp.fc2.": ".output.dense.",
+}
 LEFT_OUT = {  # parts of published models that ours do not have, or make anew: classifiers, momentum encoders, queues
     "motionformer": ("head.", "head0.", "head1.", "pre_logits."),
     "ast": ("classifier.",),
@@ -160,13 +169,19 @@ def _extractor(path: Path, arrays: Arrays) -> tuple[str, dict[str, Any]]:
     elif "embeddings.patch_embeddings.projection.weight" in arrays:  # the same without its classifier
         arrays = {f"ast.{name}": array for name, array in arrays.items()}
     if any(name.startswith("ast.embeddings.") for name in arrays):
-        return "ast", dict(arrays)
+        return "ast", {_name_on_the_hub(name): array for name, array in arrays.items()}
     if "patch_embed_3d.proj.weight" in arrays:
         return "motionformer", dict(arrays)
     raise UserError(
         f"{path} holds no weights of Synchformer, segment AVCLIP, Motionformer or AST. Its keys begin with "
         f"{', '.join(sorted(arrays)[:5])}. Give one of these."
     )
+
+
+def _name_on_the_hub(name: str) -> str:
+    for part, published_part in TRANSFORMERS_5.items():
+        name = name.replace(part, published_part)
+    return name
 
 
 def _own_config(path: Path, text: str) -> ConfigDict:

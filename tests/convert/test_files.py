@@ -178,6 +178,28 @@ def test_ast_of_hugging_face(bare, tmp_path):
     assert bare or any("classifier.dense.weight" in note for note in read.notes)
 
 
+def test_ast_as_transformers_saves_it(tmp_path):
+    """Its file, and the names that the module has in memory."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 256}
+    model = transformers.ASTForAudioClassification(transformers.ASTConfig(**shape))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    read = [files.read(tmp_path / name) for name in ("model.safetensors", "pytorch_model.bin")]
+    for name, array in read[0].arrays.items():
+        np.testing.assert_array_equal(read[1].arrays[name], array, err_msg=name)
+    assert read[0].stage == read[1].stage == "ast" and read[0].notes == read[1].notes
+    weights = model.state_dict()
+    trained = weights["audio_spectrogram_transformer.embeddings.position_embeddings"][0, :74].numpy()
+    np.testing.assert_array_equal(read[0].arrays["position"], trained)
+    last = next(
+        array for name, array in weights.items() if "1.mlp.fc2.weight" in name or "1.output.dense.weight" in name
+    )
+    np.testing.assert_array_equal(read[0].arrays["blocks.mlp.down.kernel"][1], last.numpy().T)
+
+
 @pytest.mark.parametrize(("prefix", "stage"), [("vfeat_extractor.", "motionformer"), ("a_encoder.", "ast")])
 def test_one_extractor_of_a_whole_model(prefix, stage, tmp_path):
     arrays = arrays_of(stage, small())
@@ -253,6 +275,21 @@ def test_what_stands_for_a_file_is_told(content, message, tmp_path):
             files.read(tmp_path / name)
     with pytest.raises(UserError, match="There is no file"):
         files.read(tmp_path / "none.pt")
+
+
+def test_damaged_files_of_other_formats(tmp_path):
+    arrays = {"a": np.ones((2, 3), np.float32)}
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    np.savez(tmp_path / "a.npz", **arrays)
+    for name in ("a.safetensors", "a.npz"):
+        content = (tmp_path / name).read_bytes()
+        for length in range(0, len(content), 7):
+            (tmp_path / name).write_bytes(content[:length])
+            with pytest.raises(UserError, match="cannot be read"):
+                files.read(tmp_path / name)
+    np.savez(tmp_path / "a.npz", a=np.array([{}], object))  # a pickle inside
+    with pytest.raises(UserError, match=r"cannot be read.*allow_pickle"):
+        files.read(tmp_path / "a.npz")
 
 
 def test_values_among_the_weights_that_are_none(tmp_path):
