@@ -8,7 +8,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -32,6 +31,7 @@ from synchformer_jax.train import hlo, roofline
 from synchformer_jax.train import mesh as meshes
 from synchformer_jax.train import state as states
 from synchformer_jax.train import step as steps
+from synchformer_jax.train.command_line import parse, require_config
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to compile; fields follow as --config.FIELD=VALUE.")
 TOPOLOGY = flags.DEFINE_string(
@@ -400,11 +400,9 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.1f}"
 
 
-def main(arguments: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Compiles what the flags describe and prints the report."""
-    config = CONFIG.value
-    if config is None:
-        raise UserError("There is no --config. Give one of the files in configs/, such as --config configs/sync.py.")
+    config = require_config(CONFIG.value)
     devices = devices_of(TOPOLOGY.value)
     if not SEARCH.value:
         configs.validate(config, len(devices), paths=False)
@@ -431,11 +429,7 @@ def _command_line() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
-    try:
-        app.run(main)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":
