@@ -37,6 +37,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips at a time; 0 takes the training's.")] = 0,
     workers: Annotated[int, typer.Option(help="Decoding processes; -1 takes the training's.")] = -1,
+    fixed_offsets: Annotated[str, typer.Option(help="A published table of offsets (CSV) to evaluate by.")] = "",
 ) -> None:
     """Predicts the offset of every clip of a split and says how often it is right."""
     from synchformer_jax.data.records import Shards
@@ -53,7 +54,9 @@ def main(
         config.data.workers = config.data.workers if workers < 0 else workers
     watcher = Watcher("evaluate", len(Shards(data, split)))
     try:
-        result = evaluate(model, config, str(data), split, by or None, lambda done, _: watcher.update(done))
+        result = evaluate(
+            model, config, str(data), split, by or None, lambda done, _: watcher.update(done), fixed_offsets
+        )
     finally:
         watcher.close()
     result["workdir"] = str(workdir)

@@ -38,8 +38,9 @@ def evaluate(
     split: str = "test",
     by: str | None = None,
     on_clips: Callable[[int, int], None] | None = None,
+    fixed_offsets: str = "",
 ) -> dict:
-    """Predicts the offset of every clip of a split once, at an offset fixed by the clip's index.
+    """Predicts the offset of every clip of a split once, at an offset fixed by the clip's index or by a table.
 
     Args:
         model: a `Synchformer`.
@@ -48,6 +49,7 @@ def evaluate(
         split: its split.
         by: a text field of the records (such as "level") to give the metrics by; clips without it are "other".
         on_clips: called with (clips done, clips in all) after every batch.
+        fixed_offsets: published tables (`data.fixed_offsets`) with commas between; clips without a row are left out.
 
     Returns:
         What `summarise` gives, with `data`, `split`, `seconds`, `clips_per_sec`, `device`.
@@ -55,7 +57,7 @@ def evaluate(
     Raises:
         UserError: the data set or the split is missing, or no record of it can be read.
     """
-    config = evaluation_config(config, data, split)
+    config = evaluation_config(config, data, split, fixed_offsets=fixed_offsets)
     shards = records.Shards(data, split)
     if by:
         read_field(shards, 0, by)  # tells early if there is no such field
@@ -90,13 +92,16 @@ def evaluate(
     }
 
 
-def evaluation_config(config: ConfigDict, data: str, split: str, stage: str = "sync") -> ConfigDict:
+def evaluation_config(
+    config: ConfigDict, data: str, split: str, stage: str = "sync", fixed_offsets: str = ""
+) -> ConfigDict:
     """The configuration to read whole clips of a split, without cached features."""
     config = copy.deepcopy(config)
     with config.unlocked():
         config.stage = stage
         config.data[split] = str(data)
         config.data.visual_features = ""
+        config.data.fixed_offsets = fixed_offsets
     return config
 
 

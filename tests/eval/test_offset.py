@@ -44,6 +44,16 @@ def test_it_repeats_and_does_not_depend_on_the_batch(result, flash_data):
     np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-4)
 
 
+def test_a_published_table_asks_its_own_questions(flash_data, tmp_path):
+    """The model that is right hears the table's offsets, in crops whose flashes fit one offset far best."""
+    table = tmp_path / "table.csv"
+    table.write_text("path,offset_sec,vstart_sec\nflash_007,-1.4,2.72\nflash_002,0.6,4.04\nflash_011,1.0,2.4\n")
+    result = evaluate(flashes.Correlator(), flashes.config(), str(flash_data), fixed_offsets=str(table))
+    assert [p["clip"] for p in result["predictions"]] == ["flash_002", "flash_007", "flash_011"]
+    assert [p["target"] for p in result["predictions"]] == [13, 3, 15]
+    assert [p["predicted"] for p in result["predictions"]] == [13, 3, 15]
+
+
 def test_an_unknown_field_or_split_is_named(flash_data):
     with pytest.raises(UserError, match="colour"):
         evaluate(flashes.Correlator(), flashes.config(), str(flash_data), by="colour")
