@@ -6,7 +6,7 @@ take several values, separated by commas, are measured in every combination, eac
     python -m benchmarks.train_step --config configs/segment_avclip.py --batch 8,16,24 --remat dots,full
     python -m benchmarks.train_step --config configs/sync.py --batch 16,64
 
-A combination that does not fit into memory is a row that says so.
+A combination that does not fit into memory, or that the device has no kernel for, is a row that says so.
 """
 
 import ast
@@ -192,10 +192,9 @@ def main(
             with console.status(f"{some.stage}: {clips} clips, {how}, {kept}, {dtype}"):
                 try:
                     row |= measure(some, count)
-                except jax.errors.JaxRuntimeError as error:
-                    if "RESOURCE_EXHAUSTED" not in str(error):
-                        raise
-                    row["error"] = "does not fit"
+                except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+                    full = "RESOURCE_EXHAUSTED" in str(error)
+                    row["error"] = "does not fit" if full else str(error).strip().splitlines()[0]
             rows.append(row)
         show(rows, console)
         name = device.device_kind.lower().replace(" ", "_")
@@ -205,6 +204,8 @@ def main(
         with atomic_path(out) as path:
             path.write_text(json.dumps({"machine": machine, "changes": changes or [], "rows": rows}, indent=1) + "\n")
         console.print(f"Written to {out}")
+        if all("error" in row for row in rows):
+            raise UserError("No combination ran; the table above has the reasons.")
 
 
 if __name__ == "__main__":

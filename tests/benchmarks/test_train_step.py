@@ -51,3 +51,21 @@ def test_a_wrong_field_is_named():
     with pytest.raises(UserError, match="no field model"):
         train_step.load_config(path, ["model.hat=3"])
     assert train_step.load_config(path, ["optimizer.name=sgd", "model.visual.depth=3"]).model.visual.depth == 3
+
+
+def test_a_combination_that_fails_is_a_row_and_not_the_end(tmp_path, monkeypatch):
+    def measure(config, count):
+        if config.model.compute.attention == "cudnn":
+            raise NotImplementedError("no such kernel here\nand more")
+        return {"seconds": 0.5, "clips_per_sec": 8.0, "model_tflops_per_sec": 1.0, "mfu": 0.5, "memory_gib": 1.0,
+                "top_costs": []}  # fmt: skip
+
+    monkeypatch.setattr(train_step, "measure", measure)
+    out = tmp_path / "rows.json"
+    train_step.main(batch="4,8", attention="cudnn,einsum", out=out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["batch"], row.get("error")) for row in rows] == [
+        (4, "no such kernel here"), (4, None), (8, "no such kernel here"), (8, None)
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        train_step.main(attention="cudnn", out=out)
