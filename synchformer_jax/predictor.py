@@ -275,16 +275,13 @@ class Predictor:
     def _require(self, call: str, *parts: str) -> None:
         """Tells clearly what a model cannot do."""
         lacks = {
-            "segment_avclip": {"head": "a segment AVCLIP checkpoint has no head that compares the two streams"},
+            "segment_avclip": {"head": "a segment AVCLIP checkpoint has features and no head that compares them"},
             "motionformer": dict.fromkeys(("head", "audio"), "a Motionformer checkpoint only sees"),
             "ast": dict.fromkeys(("head", "visual"), "an AST checkpoint only hears"),
         }.get(self.stage, {})
         why = next((lacks[part] for part in parts if part in lacks), None)
         if why:
-            can = {"segment_avclip": "Its features come from encode_video and encode_audio; t", "ast": "T"}
-            raise UserError(
-                f"{call} is not possible: {why}. {can.get(self.stage, 'T')}o get offsets, load a sync model."
-            )
+            raise UserError(f"{call} is not possible: {why}. To get offsets, load a sync model.")
         if self._fresh:
             raise UserError(
                 f"{call} is not possible: no training has seen {self._fresh[0].split('.')[0]}.* of this model, which "

@@ -39,10 +39,12 @@ def video(tmp_path_factory):
 
 def test_predict_prints_json_and_nothing_else(workdir, video):
     arguments = ["predict", str(video), "--checkpoint", str(workdir[0]), "--offset-sec", "0.4", "--json"]
+    arguments += ["--precision", "bfloat16", "--audio-shift-samples", "160"]
     answer = CliRunner().invoke(cli.app, arguments)
     assert answer.exit_code == 0, answer.output
     result = json.loads(answer.stdout)
     assert result["audio_shift_sec"] == 0.4 and result["video"] == str(video)
+    assert result["audio_shift_samples"] == 160
     assert result["grid"][result["logits"].index(max(result["logits"]))] == result["offset_sec"]
 
 
