@@ -3,8 +3,11 @@
 Stage 1 changes each segment on its own, the later stages each clip as a whole, as published.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
@@ -12,6 +15,7 @@ from synchformer_jax.ops import augment, augment_sound
 from synchformer_jax.ops.colour import planes_to_rgb
 from synchformer_jax.ops.log_mel import log_mel, segment_log_mel
 from synchformer_jax.ops.segments import segment_audio, segment_frames
+from synchformer_jax.train import mesh as meshes
 
 
 def segment_step(config: ConfigDict) -> int:
@@ -60,19 +64,31 @@ def _colours(config: ConfigDict, frames: Array, key: Array | None) -> Array:
 
 
 @jax.named_scope("sound")
-def audio_input(config: ConfigDict, audio: Array, key: Array | None) -> Array:
-    """Clips `[B, N]` int16 as normalised log-mel segments `[B, S, 128, Ta]`, augmented where there is a key."""
-    audio = audio.astype(jnp.float32) / 32768
+def audio_input(config: ConfigDict, audio: Array, key: Array | None, mesh: Mesh | None = None) -> Array:
+    """Clips `[B, N]` int16 as normalised log-mel segments `[B, S, 128, Ta]`, augmented where there is a key.
+
+    With a mesh, every device works on its own clips; XLA would send all sound everywhere for its Fourier transforms.
+    Each clip draws by a key of its own, so that it is changed the same wherever it lies.
+    """
     place = None, config.model.segments, segment_step(config), config.model.visual.frames
-    frames = config.model.audio.frames
-    if config.stage == "segment_avclip":
-        return log_mel(_effects(config, segment_audio(audio, *place), key), frames)
-    return segment_log_mel(_effects(config, audio, key), *place, frames)
+    frames, first = config.model.audio.frames, config.stage == "segment_avclip"
+
+    def of_clips(audio: Array, keys: Array | None) -> Array:
+        audio = audio.astype(jnp.float32) / 32768
+        audio = segment_audio(audio, *place) if first else audio
+        if keys is not None:
+            audio = jax.vmap(functools.partial(_effects, config))(audio, keys)
+        return log_mel(audio, frames) if first else segment_log_mel(audio, *place, frames)
+
+    keys = None if key is None else jax.random.split(key, len(audio))
+    if mesh is None:
+        return of_clips(audio, keys)
+    cut = meshes.batch_sharding(mesh).spec
+    # The check of what differs between devices wants that said of every constant; nothing is summed here.
+    return jax.shard_map(of_clips, mesh=mesh, in_specs=(cut, cut), out_specs=cut, check_vma=False)(audio, keys)
 
 
-def _effects(config: ConfigDict, audio: Array, key: Array | None) -> Array:
-    if key is None:
-        return audio
+def _effects(config: ConfigDict, audio: Array, key: Array) -> Array:
     for name, some_key in zip(augment_sound.EFFECTS, jax.random.split(key, len(augment_sound.EFFECTS)), strict=True):
         if config.augment[name]:
             audio = getattr(augment_sound, name)(audio, some_key, config.augment[name])

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from synchformer_jax.models.avclip import PREFIX
@@ -35,13 +36,18 @@ def trained_key(part: str, trained: tuple[str, ...], key: jax.Array | None) -> j
     return key if any(states.has_prefix(name, (part,)) for name in trained) else None
 
 
-def embed(config: ConfigDict, model: Any, batch: Batch) -> pretraining.Levels:
+def embed(config: ConfigDict, model: Any, batch: Batch, mesh: Mesh | None = None) -> pretraining.Levels:
     """Stage 1: unit embeddings `[B, S, D]` of both streams by level."""
-    return model.embed(visual_input(config, batch, None), audio_input(config, batch["audio"], None))
+    return model.embed(visual_input(config, batch, None), audio_input(config, batch["audio"], None, mesh))
 
 
 def classify(
-    config: ConfigDict, model: Any, batch: Batch, key: jax.Array | None, trained: tuple[str, ...]
+    config: ConfigDict,
+    model: Any,
+    batch: Batch,
+    key: jax.Array | None,
+    trained: tuple[str, ...],
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Later stages: logits `[B, C]`. Frozen extractors run without dropout; cached features replace the picture."""
     keys = (None,) * 5 if key is None else jax.random.split(key, 5)
@@ -50,7 +56,7 @@ def classify(
     else:
         frames = visual_input(config, batch, keys[0])
         visual = model.visual(frames, key=trained_key("visual", trained, keys[2]))
-    mel = audio_input(config, batch["audio"], keys[1])
+    mel = audio_input(config, batch["audio"], keys[1], mesh)
     audio = model.audio(mel, key=trained_key("audio", trained, keys[3]))
     return model.head(visual, audio, key=keys[4])
 
@@ -68,14 +74,15 @@ def loss_and_metrics(
     config, model = run.config, run.blueprint.build({**frozen, **params})
     if config.stage == "segment_avclip":
         return _contrast(run, model, {**frozen, **params}, batch, key, memory, step)
-    logits = classify(config, model, batch, key, run.trained)
+    logits = classify(config, model, batch, key, run.trained, run.mesh)
     target = batch["target"]
     return offset.cross_entropy(logits, target), ({"accuracy": offset.accuracy(logits, target)}, {})
 
 
 def _contrast(run, model, arrays: Arrays, batch: Batch, key, memory, step):
     keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-    inputs = visual_input(run.config, batch, keys[0]), audio_input(run.config, batch["audio"], keys[1])
+    sound = audio_input(run.config, batch["audio"], keys[1], run.mesh)
+    inputs = visual_input(run.config, batch, keys[0]), sound
 
     def dropping(some_key: jax.Array | None) -> pretraining.Keys:
         both = (None, None) if some_key is None else jax.random.split(some_key)
@@ -181,12 +188,12 @@ def make_eval_step(run: Run) -> Callable[[Arrays, Batch], dict[str, jax.Array]]:
         model = run.blueprint.build(params)
         if run.config.stage == "segment_avclip":
             result = {}
-            for level, (visual, audio) in embed(run.config, model, batch).items():
+            for level, (visual, audio) in embed(run.config, model, batch, run.mesh).items():
                 scale = {"temperature": model.temperature(level), "logit_bias": model.bias(level)}
                 values = {"visual": visual, "audio": audio} | {k: v for k, v in scale.items() if v is not None}
                 result |= {f"{PREFIX[level]}{name}": value for name, value in values.items()}
         else:
-            result = {"logits": classify(run.config, model, batch, None, ())}
+            result = {"logits": classify(run.config, model, batch, None, (), run.mesh)}
         return jax.tree.map(lambda values: values.astype(jnp.float32), result)
 
     return jax.jit(step, out_shardings=meshes.replicated(run.mesh))

@@ -23,7 +23,7 @@ def test_loss_and_gradients_of_the_trainer(monkeypatch):
     frames = normal("input/avclip_vis", (2, 2, 3, 16, 224, 224)).transpose(0, 1, 3, 4, 5, 2)
     log_mel = normal("input/avclip_aud", (2, 2, 66, 128)).swapaxes(2, 3)
     monkeypatch.setattr(steps, "visual_input", lambda config, batch, key: batch["frames"])
-    monkeypatch.setattr(steps, "audio_input", lambda config, audio, key: audio)
+    monkeypatch.setattr(steps, "audio_input", lambda config, audio, key, mesh: audio)
     blueprint, arrays = states.take_apart(model_of(SegmentAVCLIP, Weights("avclip")))
     run = states.prepare(config, meshes.make_mesh(config, jax.devices()[:1]), blueprint)
     batch = meshes.put_batch(run.mesh, {"frames": frames, "audio": log_mel})
