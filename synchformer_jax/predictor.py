@@ -333,7 +333,8 @@ def load(path: str | os.PathLike, precision: str | None = None, *, audio_shift_s
         precision: "float32" (also None) or "bfloat16", in which products are computed.
         audio_shift_samples: by how many samples of 1/16,000 s the sound is made late (below zero: early) before the
             model gets it. For checkpoints that were trained on sound that a decoder left out of place: -1024 makes it
-            as early as FFmpeg 4.2 left it (see `synchformer_jax.media`). Silence stands where the file then has no sound.
+            as early as FFmpeg 4.2 left it (see `synchformer_jax.media`). Silence stands where the file then has no
+            sound.
 
     Raises:
         UserError: there is no checkpoint, or none that can be read.

@@ -18,6 +18,6 @@ a constant shift of less than a class would do, and there is one:
   1,024 samples to either side it is off by 0.14.
 
 This package never shifts by itself. To give a checkpoint the sound that it was trained on, move the sound 1,024 samples
-earlier where the model is used: `load(path, audio_shift_samples=-1024)`. That this brings back the published accuracy has not been shown
-here: it takes the published weights and test clips.
+earlier where the model is used: `load(path, audio_shift_samples=-1024)`. That this brings back the published accuracy
+has not been shown here: it takes the published weights and test clips.
 """
