@@ -210,6 +210,9 @@ def _validate_sizes(config: ConfigDict) -> None:
             f"config.data.size={config.data.size} is not the model's config.model.visual.image_size="
             f"{visual.image_size}. Give both the same number of pixels."
         )
+    if config.stage != "segment_avclip":
+        fix = "Give an even number: segments overlap by half"
+        _require(config, "model.visual.frames", visual.frames % 2 == 0, fix)
     for part in ("visual", "audio", "head"):
         width, heads = config.model[part].width, config.model[part].heads
         _require(config, f"model.{part}.heads", width % heads == 0, f"Give a divisor of the width {width}")

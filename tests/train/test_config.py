@@ -87,6 +87,17 @@ BAD = [
     ({"data.valid": ""}, r"--config\.data\.valid"),
     ({"data.batch_size": 7}, "config.data.batch_size=7.*multiple of 2"),
     ({"contrastive.group_clips": 3}, "config.contrastive.group_clips=3.*divisor of 8"),
+    ({"contrastive.queue_clips": 16}, "config.contrastive.queue_clips=16 needs momentum encoders"),
+    (
+        {"contrastive.momentum_encoders": True, "contrastive.queue_clips": 12},
+        r"queue_clips=12 is no multiple of data\.batch_size=8.*Give 8",
+    ),
+    ({"contrastive.momentum": 1.5}, "config.contrastive.momentum=1.5.*between 0 and 1"),
+    (
+        {"model.avclip.loss": "sigmoid", "contrastive.momentum_encoders": True, "contrastive.alpha": 0.4},
+        "config.contrastive.alpha.*sigmoid loss",
+    ),
+    ({"stage": "sync", "model.visual.tubelet": 5, "model.visual.frames": 15}, "config.model.visual.frames=15.*even"),
     ({"train.accumulate": 3}, "train.accumulate = 3"),
     ({"mesh.data": 3}, "config.mesh data=3.*2 device"),
     ({"mesh.fsdp": 0}, "config.mesh"),
