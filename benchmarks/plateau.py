@@ -70,13 +70,15 @@ RECIPES = {
     "published": Recipe("Adam, 2e-6 for 16 clips, warm-up of 1,000 steps from 1/100"),
     "rate 1e-4": Recipe("learning rate 1e-4", _rate(1e-4)),
     "rate 1e-3": Recipe("learning rate 1e-3", _rate(1e-3)),
-    "rate 1e-3, warm-up 100": Recipe("and a warm-up of 100 steps", _rate(1e-3, 100)),
-    "small positions": Recipe("and positions of std 0.02", _rate(1e-3, 100), position="small"),
-    "time positions": Recipe("and positions that tell the time", _rate(1e-3, 100), position="time"),
-    "curriculum": Recipe("and 3 classes at first, 21 after 500 steps", _rate(1e-3, 100), curriculum=500),
+    "rate 1e-3, warm-up 100": Recipe("published but for rate 1e-3 and a warm-up of 100 steps", _rate(1e-3, 100)),
+    "small positions": Recipe("the same with positions of std 0.02", _rate(1e-3, 100), position="small"),
+    "time positions": Recipe("the same with positions that tell the time", _rate(1e-3, 100), position="time"),
+    "curriculum": Recipe("the same with 3 classes at first, 21 after 500 steps", _rate(1e-3, 100), curriculum=500),
     "lag profile, published rate": Recipe("the published recipe, lag profile added to the logits", LAG),
     "lag profile": Recipe("lag profile added to the logits, 1e-3, warm-up 100", _rate(1e-3, 100, **LAG)),
-    "lag profile, auxiliary": Recipe("the lag profile as a second loss only", _rate(1e-3, 100), auxiliary=True),
+    "lag profile, auxiliary": Recipe(
+        "the same with the lag profile as a second loss only", _rate(1e-3, 100), auxiliary=True
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 Give the data set and the stage 1 run: --config.data.train=DIR --config.data.valid=DIR --config.init.avclip=WORKDIR. The
 learning rate is 2e-6 for every 16 clips of a batch. Published training sits at ln 21 = 3.04 for long before it learns;
---config.model.head.lag_profile=True and a higher learning rate end that early (see configs/quickstart.py).
+configs/sync_fast.py ends that early.
 
 --config.data.fixed_offsets=TABLE.csv validates by a published table of offsets. Sound effects and colours stay as they
 are, as published; the flip is of whole clips.
