@@ -4,7 +4,7 @@ Give the data set and the stage 1 run: --config.data.train=DIR --config.data.val
 for a run of hours in place of days the cached features: --config.data.visual_features=DIR
 (python -m synchformer_jax.train.cache). The model is the published one plus the lag profile, a learned
 cross-correlation of the two streams that is added to its logits (synchformer_jax/models/lag_profile.py); such a model
-cannot be written in the published format. What was compared: benchmarks/results/plateau.md.
+cannot be written in the published format. What was compared, with a small model: benchmarks/results/plateau.md.
 """
 
 from ml_collections import ConfigDict
@@ -22,9 +22,10 @@ def get_config(size: str = "B") -> ConfigDict:
             "name": "adam",
             # 1e-3 at width 128, where it was compared, times 128 / width.
             "learning_rate": 1e-3 * 128 / config.model.head.width,
-            "schedule": "cosine",
+            "eps": 1e-7,
+            "schedule": "constant",
             "warmup_steps": 100,
         }
     )
-    config.train.update({"steps": 200_000, "eval_every": 2_000, "checkpoint_every": 2_000, "patience": 20})
+    config.train.update({"steps": 10_000_000, "eval_every": 2_000, "checkpoint_every": 2_000, "patience": 20})
     return config
