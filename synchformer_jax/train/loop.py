@@ -1,10 +1,12 @@
 """From a config and a work folder to a trained model; started again, it goes on where it was."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,7 @@ class Progress:
     stopped_early: bool = False
     last_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     bad_steps: dict[str, Any] = dataclasses.field(default_factory=dict)
+    window: list[dict[str, float]] = dataclasses.field(default_factory=list)  # steps that no report has yet
 
 
 class Training:
@@ -126,7 +129,7 @@ class Training:
                 f"{self.config.stage} {begin}: {trained:,} parameters learn, {kept:,} are frozen; "
                 f"{jax.device_count()} {jax.devices()[0].platform} device(s), work folder {self.workdir}"
             )
-        window = Window(self.step)
+        window = Window(self.step, self.progress.window)
         try:
             with Interrupts(self.say) as interrupts:
                 while self.step < settings.steps and not self.progress.stopped_early:
@@ -135,7 +138,7 @@ class Training:
                         self.one_step(batch, window)
                     if interrupts.after(self.step):
                         self.check(window.pop())
-                        self.save()
+                        self.save(window)
                         self.checkpoints.finish()
                         raise Interrupted(interrupts.number, self.step)
         finally:
@@ -185,10 +188,11 @@ class Training:
         elif self.watcher:
             self.watcher.update(self.step)
         if test:
+            began = time.monotonic()
             self.test()
-            window.restart()
+            window.began += time.monotonic() - began  # not the time of these steps
         if save or test:
-            self.save()
+            self.save(window)
         if last or self.progress.stopped_early:
             self.checkpoints.finish()
 
@@ -215,9 +219,9 @@ class Training:
     def test(self) -> None:
         """One pass over held-out clips; remembers whether it is the best."""
         limit = self.config.train.eval_batches
-        batches: Iterator = iter(pipeline.batches(self.config, "valid", train=False))
-        some = (batch for _, batch in zip(range(limit), batches, strict=False)) if limit else batches
-        values, pictures = evaluate(self.setup, self.eval_step, {**self.frozen, **self.state.params}, some)
+        with contextlib.closing(pipeline.batches(self.config, "valid", train=False)) as batches:
+            some = itertools.islice(batches, limit or None)
+            values, pictures = evaluate(self.setup, self.eval_step, {**self.frozen, **self.state.params}, some)
         self.progress.last_metrics = values
         metric = checkpoint.BEST_METRIC[self.config.stage]
         if values[metric] > self.progress.best.get(metric, -math.inf):
@@ -236,8 +240,9 @@ class Training:
             if self.progress.stopped_early:
                 self.say(f"Stopping early: {patience} evaluations without a better {metric}.")
 
-    def save(self) -> None:
+    def save(self, window: "Window") -> None:
         """Starts to write a checkpoint of this step."""
+        self.progress.window = window.results
         progress = dataclasses.asdict(self.progress)
         self.checkpoints.save(self.setup, self.state, self.frozen, progress, self.progress.best.get("step"))
 
@@ -262,11 +267,16 @@ class Training:
 
 
 class Window:
-    """The steps since the last report: what they gave, and how long they took."""
+    """The steps since the last report: what they gave, and how long they took.
 
-    def __init__(self, step: int):
+    Args:
+        step: the last one done.
+        results: of steps since the last report that an earlier process did; their time is not counted.
+    """
+
+    def __init__(self, step: int, results: Sequence[dict[str, float]] = ()):
         self.pending: list[tuple[int, dict[str, jax.Array], Any]] = []
-        self.results: list[dict[str, float]] = []
+        self.results, self.untimed = list(results), len(results)
         self.step, self.wait, self.began = step, 0.0, time.monotonic()
 
     def push(self, step: int, metrics: dict[str, jax.Array], records: Any) -> list[tuple[int, dict[str, float], Any]]:
@@ -292,7 +302,7 @@ class Window:
             self.wait += seconds
 
     def means(self, batch_size: int) -> dict[str, float]:
-        """Mean metrics, speed and the share of time in which the device waited for data (at most so much).
+        """Mean metrics, speed and the share of time in which the device waited for data (at most so much); begins anew.
 
         Of skipped steps only their number counts.
         """
@@ -302,10 +312,7 @@ class Window:
         if "skipped" in values:
             values["skipped"] = sum(result["skipped"] for result in self.results)
         values["learning_rate"] = self.results[-1]["learning_rate"]
-        values |= {"clips_per_sec": len(self.results) * batch_size / spent, "data_wait": min(1.0, self.wait / spent)}
-        self.restart()
+        clips = (len(self.results) - self.untimed) * batch_size
+        values |= {"clips_per_sec": clips / spent, "data_wait": min(1.0, self.wait / spent)}
+        self.results, self.untimed, self.wait, self.began = [], 0, 0.0, time.monotonic()
         return values
-
-    def restart(self) -> None:
-        """Begins anew."""
-        self.results, self.wait, self.began = [], 0.0, time.monotonic()

@@ -254,6 +254,26 @@ def test_a_spike_stops_where_bad_steps_stop(spoiled, place):
     assert checkpoint.steps(place / "spike")[-1] == 4
 
 
+@pytest.mark.parametrize("at", [2, 5])
+def test_a_report_over_an_interruption_is_the_same(config, place, at):
+    """Reports come after steps 4 and 6; evaluation and interruption fall between them."""
+    seldom = config.copy_and_resolve_references()
+    seldom.train.log_every = 4
+    straight = place / "seldom"
+    if not straight.exists():
+        loop.fit(seldom, straight)
+    workdir = place / f"seldom{at}"
+    Disturbed.at, Disturbed.what = at, lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.pipeline, "batches", Disturbed)
+        with pytest.raises(Interrupted):
+            loop.fit(seldom, workdir)
+        loop.fit(seldom, workdir)
+    assert_same_run(workdir, straight)
+    every = [row["loss"] for row in lines(place / "straight", "train")]
+    assert lines(straight, "train")[0]["loss"] == pytest.approx(np.mean(every[:4]), rel=1e-6)
+
+
 def test_a_profile_is_written(config, place):
     short = config.copy_and_resolve_references()
     short.train.update({"eval_every": 0, "steps": 5})

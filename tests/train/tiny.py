@@ -71,3 +71,6 @@ class FakeBatches:
 
     def set_state(self, state):
         self.step = state["step"]
+
+    def close(self):
+        self.closed = True
