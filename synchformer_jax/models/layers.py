@@ -98,10 +98,13 @@ class Attention(nnx.Module):
         self.out = Linear((heads, each), (width,), ("heads", None, "embed"), dtype=dtype, std=std, rngs=rngs)
         self.implementation = implementation
 
-    def split(self, x: Array) -> tuple[Array, Array, Array]:
-        """Queries, keys and values `[..., N, heads, D / heads]` of tokens `[..., N, D]`."""
-        qkv = self.qkv(x)
-        return qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
+    def split(self, x: Float[Array, "B N D"], parts: Sequence[int] = (0, 1, 2)) -> list[Float[Array, "B N H K"]]:
+        """Queries (0), keys (1) and values (2) of tokens.
+
+        Each is a product of its own: what one product gave for all three would have to be cut apart again.
+        """
+        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+        return [project(x, kernel[:, part], bias[part], 1, self.qkv.dtype) for part in parts]
 
     def __call__(
         self,
@@ -118,15 +121,10 @@ class Attention(nnx.Module):
             queries: only so many first tokens ask; the others just answer.
             drop: applied to the attention weights.
         """
-        if queries is None:
-            q, k, v = self.split(x)
-        else:
-            kernel, bias, dtype = self.qkv.kernel[...], self.qkv.bias[...], self.qkv.dtype
-            q = project(x[..., :queries, :], kernel[:, 0], bias[0], 1, dtype)
-            kv = project(x, kernel[:, 1:], bias[1:], 1, dtype)
-            k, v = kv[..., 0, :, :], kv[..., 1, :, :]
+        (query,) = self.split(x[:, :queries], (0,))
+        key, value = self.split(x, (1, 2))
         mask = None if mask is None else mask[:, None, None, :]
-        return self.out(attend(q, k, v, mask, implementation=self.implementation, drop=drop))
+        return self.out(attend(query, key, value, mask, implementation=self.implementation, drop=drop))
 
 
 def attend(

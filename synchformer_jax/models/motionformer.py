@@ -16,7 +16,6 @@ from synchformer_jax.models.layers import (
     drop_path,
     keep_first,
     parameter,
-    prepend,
     resize_grid,
     scan,
     stack,
@@ -89,18 +88,19 @@ class Motionformer(nnx.Module):
         batch, segments = frames.shape[:2]
         x = self.tubelets(frames.reshape(-1, *frames.shape[2:]))
         grid = x.shape[1:4]
-        x = prepend(self.cls[...][None], x.reshape(x.shape[0], -1, x.shape[-1]))
-        x = x + self.positions(grid).astype(x.dtype)
-        keep = None if mask is None else self.kept(mask.reshape(-1, *mask.shape[2:]))
-        keep_all = None if keep is None else keep_first(keep.reshape(keep.shape[0], -1), 1)
+        x = x.reshape(x.shape[0], grid[0], -1, x.shape[-1])
+        positions = self.positions(grid).astype(x.dtype)
+        cls = jnp.broadcast_to(self.cls[...].astype(x.dtype) + positions[0], (x.shape[0], 1, x.shape[-1]))
+        x = x + positions[1:].reshape(x.shape[1:])
+        keep = None if mask is None else self.kept(mask.reshape(-1, *mask.shape[2:])).reshape(x.shape[:-1])
         rates = jnp.linspace(0, self.drop_path, self.depth)
 
-        def call(block, x, key, rate):
-            return block(x, grid[0], keep_all, key=key, rate=rate)
+        def call(block, tokens, key, rate):
+            return block(*tokens, keep, key=key, rate=rate)
 
-        x = scan(self.blocks, x, call, rates, key=key, remat=self.remat, unroll=self.unroll)
-        x = self.norm(x[:, 1:]).reshape(-1, grid[1] * grid[2], x.shape[-1])
-        keep = None if keep is None else keep.reshape(-1, grid[1] * grid[2])
+        _, x = scan(self.blocks, (cls, x), call, rates, key=key, remat=self.remat, unroll=self.unroll)
+        x = self.norm(x).reshape(-1, *x.shape[2:])
+        keep = None if keep is None else keep.reshape(x.shape[:-1])
         return self.pool(x, keep).reshape(batch, segments, grid[0], -1)
 
     def tubelets(self, frames: Float[Array, "N T H W 3"]) -> Float[Array, "N t h w D"]:
@@ -157,16 +157,22 @@ class DividedBlock(nnx.Module):
         self.norm_mlp = LayerNorm(width, eps=EPS, dtype=dtype)
         self.mlp = Mlp(width, int(visual.mlp_ratio * width), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, time: int, mask=None, *, key=None, rate=0.0):
-        """`x [N, 1 + time * places, D]`; `mask` is True for tokens to attend to; `rate` is for drop path."""
+    def __call__(self, cls, x, mask=None, *, key=None, rate=0.0):
+        """The CLS token `[N, 1, D]` and the tubelets `[N, t, P, D]`, which no copy has to cut apart; both again.
+
+        Args:
+            mask: `[N, t, P]`, True for tubelets to attend to.
+            rate: of drop path.
+        """
         keys = (None, None) if key is None else jax.random.split(key)
         for axis, norm, module in (("time", self.norm_time, self.time), ("space", self.norm_space, self.space)):
             with jax.named_scope(axis):
-                y = divided_attention(*module.split(norm(x)), time, axis, mask, implementation=module.implementation)
-                y = module.out(y)
-                x = x + (y if axis == "time" else drop_path(y, rate, keys[0]))
+                branches = divided_attention(module, norm(cls), norm(x), axis, mask)
+                if axis == "space":
+                    branches = [drop_path(branch, rate, keys[0]) for branch in branches]
+                cls, x = cls + branches[0], x + branches[1]
         with jax.named_scope("mlp"):
-            return x + drop_path(self.mlp(self.norm_mlp(x)), rate, keys[1])
+            return tuple(y + drop_path(self.mlp(self.norm_mlp(y)), rate, keys[1]) for y in (cls, x))
 
 
 class JointBlock(nnx.Module):
@@ -186,13 +192,17 @@ class JointBlock(nnx.Module):
         self.norm_mlp = LayerNorm(width, eps=EPS, dtype=dtype)
         self.mlp = Mlp(width, int(visual.mlp_ratio * width), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, time: int, mask=None, *, key=None, rate=0.0):
+    def __call__(self, cls, x, mask=None, *, key=None, rate=0.0):
         """As in `DividedBlock`."""
         keys = (None, None) if key is None else jax.random.split(key)
+        shape = x.shape
+        x = jnp.concatenate([cls, x.reshape(shape[0], -1, shape[-1])], axis=1)
+        mask = None if mask is None else keep_first(mask.reshape(shape[0], -1), 1)
         y = self.norm_attention(x)
         if isinstance(self.attention, TrajectoryAttention):
-            y = self.attention(y, time, mask)
+            y = self.attention(y, shape[1], mask)
         else:
             y = self.attention(y, mask)
         x = x + drop_path(y, rate, keys[0])
-        return x + drop_path(self.mlp(self.norm_mlp(x)), rate, keys[1])
+        x = x + drop_path(self.mlp(self.norm_mlp(x)), rate, keys[1])
+        return x[:, :1], x[:, 1:].reshape(shape)

@@ -5,47 +5,57 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from synchformer_jax.models.layers import Attention, Linear, attend, softmax, weight_std
+from synchformer_jax.models.layers import Attention, Linear, attend, keep_first, softmax, weight_std
 
 
 def divided_attention(
-    query: Float[Array, "B N H K"],
-    key: Float[Array, "B N H K"],
-    value: Float[Array, "B N H K"],
-    time: int,
+    attention: Attention,
+    cls: Float[Array, "B 1 D"],
+    x: Float[Array, "B T P D"],
     axis: str,
-    mask: Bool[Array, "B N"] | None = None,
-    *,
-    implementation: str = "auto",
-) -> Float[Array, "B N H K"]:
+    mask: Bool[Array, "B T P"] | None = None,
+) -> tuple[Float[Array, "B 1 D"], Float[Array, "B T P D"]]:
     """Attention of each tubelet to those of its place ("time") or of its time ("space") and to the CLS token.
 
+    The CLS token asks all tokens. Tokens are brought into their groups before they are projected, where they are one
+    array, not three.
+
     Args:
-        query, key, value: N = 1 + time * places; the CLS token comes first and asks all tokens.
         axis: "time" or "space".
-        mask: True where a token may be attended to.
-        implementation: as in `attend`.
+        mask: True where a tubelet may be attended to; the CLS token always may.
     """
-    answers = None if mask is None else mask[:, None, None, :]
-    of_cls = attend(query[:, :1], key, value, answers, implementation=implementation)
-    batch, tokens, heads, each = query.shape
-    places = (tokens - 1) // time
+    x, kept = (part if part is None or axis == "space" else part.swapaxes(1, 2) for part in (x, mask))
+    batch, groups, members, width = x.shape
+    q, k, v = attention.split(x.reshape(-1, members, width))
+    own = attention.split(cls)
+    of_cls = attend_apart(*own, *(part.reshape(batch, groups, *part.shape[1:]) for part in (k, v)), kept)
 
-    def groups(x):  # [B * groups, members, H, K]
-        x = x[:, 1:].reshape(batch, time, places, *x.shape[2:])
-        x = x.swapaxes(1, 2) if axis == "time" else x
-        return x.reshape(-1, *x.shape[2:])
+    def with_cls(first, rest):  # every group gets the CLS token in front
+        return jnp.concatenate([jnp.repeat(first, groups, axis=0), rest], axis=1)
 
-    def with_cls(x):  # every group gets the CLS token in front
-        rest = groups(x)
-        cls = jnp.repeat(x[:, :1], rest.shape[0] // batch, axis=0)
-        return jnp.concatenate([cls, rest], axis=1)
+    kept = None if kept is None else keep_first(kept.reshape(-1, members), 1)
+    allowed = None if kept is None else kept[:, None, None, :]
+    y = attend(q, with_cls(own[1], k), with_cls(own[2], v), allowed, implementation=attention.implementation)
+    y = attention.out(y).reshape(x.shape)
+    return attention.out(of_cls), y if axis == "space" else y.swapaxes(1, 2)
 
-    answers = None if mask is None else with_cls(mask)[:, None, None, :]
-    y = attend(groups(query), with_cls(key), with_cls(value), answers, implementation=implementation)
-    if axis == "time":
-        y = y.reshape(batch, places, time, heads, each).swapaxes(1, 2)
-    return jnp.concatenate([of_cls, y.reshape(batch, -1, heads, each)], axis=1)
+
+def attend_apart(
+    query: Float[Array, "B 1 H K"],
+    own_key: Float[Array, "B 1 H K"],
+    own_value: Float[Array, "B 1 H K"],
+    key: Float[Array, "B G M H K"],
+    value: Float[Array, "B G M H K"],
+    mask: Bool[Array, "B G M"] | None = None,
+) -> Float[Array, "B 1 H K"]:
+    """What one token finds in itself and in all groups: only scores are put together, keys and values stay apart."""
+    query = query * query.shape[-1] ** -0.5
+    scores = jnp.einsum("bqhk,bgmhk->bhgm", query, key)
+    own = jnp.einsum("bqhk,bqhk->bhq", query, own_key)
+    allowed = None if mask is None else keep_first(mask.reshape(mask.shape[0], -1), 1)[:, None]
+    weights = softmax(jnp.concatenate([own, scores.reshape(*own.shape[:2], -1)], axis=-1), allowed)
+    found = jnp.einsum("bhgm,bgmhk->bhk", weights[..., 1:].reshape(scores.shape), value)[:, None]
+    return found + weights[:, None, :, :1] * own_value
 
 
 class TrajectoryAttention(nnx.Module):

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from synchformer_jax.models import Motionformer, model_config
-from synchformer_jax.models.layers import attend
+from synchformer_jax.models.layers import Attention, attend
 from synchformer_jax.models.space_time import TrajectoryAttention, divided_attention
 
 TIME, PLACES, HEADS, EACH = 3, 4, 2, 8
@@ -41,6 +41,11 @@ def token_by_token(q, k, v, sees):
     return out
 
 
+def linear(layer, x):
+    kernel, bias = np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])
+    return (x @ kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], *bias.shape) + bias
+
+
 def group(token, axis):
     return (token - 1) % PLACES if axis == "time" else (token - 1) // PLACES
 
@@ -48,15 +53,25 @@ def group(token, axis):
 @pytest.mark.parametrize("axis", ["time", "space"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("implementation", ["einsum", "xla"])
-def test_divided_attention(qkv, mask, axis, masked, implementation):
+def test_divided_attention(mask, axis, masked, implementation):
     def sees(b, i, j):
         kept = mask[b, j] if masked else True
         return kept and (i == 0 or j == 0 or group(i, axis) == group(j, axis))
 
-    expected = token_by_token(*qkv, sees)
-    given = mask if masked else None
-    ours = jax.jit(lambda q, k, v: divided_attention(q, k, v, TIME, axis, given, implementation=implementation))(*qkv)
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    width = HEADS * EACH
+    rngs = nnx.Rngs(jax.random.key(0, impl="unsafe_rbg"))
+    module = Attention(width, HEADS, dtype=np.float32, implementation=implementation, rngs=rngs)
+    for layer in (module.qkv, module.out):
+        layer.bias[...] = jax.random.normal(jax.random.key(1), layer.bias.shape)
+    x = np.random.default_rng(2).normal(size=(2, TOKENS, width)).astype(np.float32)
+    q, k, v = np.moveaxis(linear(module.qkv, x), 2, 0)
+    found = token_by_token(q, k, v, sees).reshape(x.shape)
+    expected = linear(module.out, found)
+    given = mask[:, 1:].reshape(2, TIME, PLACES) if masked else None
+    call = nnx.jit(lambda module, cls, x: divided_attention(module, cls, x, axis, given))
+    of_cls, ours = call(module, x[:, :1], x[:, 1:].reshape(2, TIME, PLACES, width))
+    np.testing.assert_allclose(of_cls, expected[:, :1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours.reshape(2, -1, width), expected[:, 1:], rtol=1e-4, atol=1e-5)
 
 
 def test_joint_attention(qkv, mask):
@@ -73,10 +88,6 @@ def test_trajectory_attention(project_values):
     rngs = nnx.Rngs(jax.random.key(0, impl="unsafe_rbg"))
     module = TrajectoryAttention(width, HEADS, dtype=np.float32, project_values=project_values, rngs=rngs)
     x = np.random.default_rng(2).normal(size=(1, TOKENS, width)).astype(np.float32)
-
-    def linear(layer, x):
-        kernel = np.asarray(layer.kernel[...])
-        return (x @ kernel.reshape(width, -1)).reshape(*x.shape[:-1], *kernel.shape[1:])
 
     qkv = linear(module.qkv, x[0])
     q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
