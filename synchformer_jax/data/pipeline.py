@@ -124,7 +124,11 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             if not self.train and self._step >= len(self):
                 raise StopIteration
             self._iterator = iter(self._dataset())
-        batch = next(self._iterator)
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self.close()  # frees the memory that workers share; Grain leaves some of it to the end of the process
+            raise
         self._note(batch.pop(SKIPPED))
         if FAILED in batch:
             raise UserError(batch[FAILED])

@@ -71,20 +71,24 @@ def contrastive_loss(
         return _on_device(own, teacher, temperature, bias, clips=clips, chunk=chunk, span=1)
     # The same devices in the same order, named by whether they share a group.
     devices = mesh.devices.reshape(shards // span, span, -1)
-    of_clips, whole = PartitionSpec(None, ("group", "member")), PartitionSpec()
+    of_device = PartitionSpec(("group", "member"))
+    of_clips, whole = PartitionSpec(None, *of_device), PartitionSpec()
 
     def on_device(own, keys, rest, temperature, bias):
         teacher = None if keys is None else Teacher(*keys, *rest)
-        loss = _on_device(own, teacher, temperature, bias, clips=clips, chunk=chunk, span=span)
-        return jax.lax.pmean(loss, ("group", "member"))
+        temperature, bias = temperature[0], None if bias is None else bias[0]
+        return _on_device(own, teacher, temperature, bias, clips=clips, chunk=chunk, span=span)[None]
 
+    # Every device gets its own copy of the scalars and gives its own loss: so their sums, in the gradient too, are taken
+    # outside, where XLA knows one mesh only.
+    each = [None if x is None else jnp.broadcast_to(jnp.float32(x), shards) for x in (temperature, bias)]
     keys, rest = (None, None) if teacher is None else (jnp.stack(teacher[:2]), teacher[2:])
     return jax.shard_map(
         on_device,
         mesh=Mesh(devices, ("group", "member", "tensor")),
-        in_specs=(of_clips, of_clips, whole, whole, whole),
-        out_specs=whole,
-    )(own, keys, rest, jnp.asarray(temperature, jnp.float32), bias)
+        in_specs=(of_clips, of_clips, whole, of_device, of_device),
+        out_specs=of_device,
+    )(own, keys, rest, *each).mean()
 
 
 def _on_device(own: Float[Array, "2 b S D"], teacher, temperature, bias, *, clips: int, chunk: int, span: int) -> Array:
@@ -99,7 +103,7 @@ def _on_device(own: Float[Array, "2 b S D"], teacher, temperature, bias, *, clip
             keys = answers
     answers = answers.reshape(2, -1, clips * own.shape[2], width)
     asked, keys = (x.reshape(2, answers.shape[1], -1, width) for x in (asked / temperature, keys))
-    teachers, queue, alpha = None, jnp.zeros((2, 0, width)), 0.0
+    teachers, queue, alpha = None, (None, None), 0.0  # XLA of JAX 0.11 crashes on products with nothing
     if teacher is not None:
         queue, alpha = teacher.queue, teacher.alpha
         teachers = keys / jax.lax.stop_gradient(temperature)
@@ -116,13 +120,15 @@ def _find(asked, right, answers, queue, teachers, alpha, bias, chunk: int) -> Ar
     Args:
         right: `[G, n, D]`, the counterpart of each.
         answers: `[G, N, D]`, what each is compared with inside its group.
-        queue: `[Q, D]`, and besides.
+        queue: `[Q, D]`, and besides; None for nothing.
         teachers: `[G, n, D]`, who answer the same question with weight `alpha`.
         bias: of the sigmoid loss.
     """
 
     def similarities(some: Float[Array, "G D"]) -> Float[Array, "G N+Q"]:
         inside = jnp.einsum("gd,gkd->gk", some, answers, precision="highest")
+        if queue is None:
+            return inside
         return jnp.concatenate([inside, jnp.einsum("gd,kd->gk", some, queue, precision="highest")], axis=-1)
 
     def row(some: Float[Array, "G D"], teacher: Float[Array, "G D"] | None) -> Float[Array, "G"]:
