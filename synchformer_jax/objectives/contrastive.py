@@ -79,7 +79,7 @@ def contrastive_loss(
         temperature, bias = temperature[0], None if bias is None else bias[0]
         return _on_device(own, teacher, temperature, bias, clips=clips, chunk=chunk, span=span)[None]
 
-    # Every device gets its own copy of the scalars and gives its own loss: so their sums, in the gradient too, are taken
+    # Every device gets its own copy of the scalars and gives its own loss: sums, in the gradient too, are taken
     # outside, where XLA knows one mesh only.
     each = [None if x is None else jnp.broadcast_to(jnp.float32(x), shards) for x in (temperature, bias)]
     keys, rest = (None, None) if teacher is None else (jnp.stack(teacher[:2]), teacher[2:])
