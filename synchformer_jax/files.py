@@ -47,6 +47,6 @@ def require_disk(folder: str | os.PathLike, needed_bytes: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed_bytes:
         raise UserError(
-            f"The disk of {folder} has {free / 1e9:.2f} GB free and about {needed_bytes / 1e9:.2f} GB are needed. "
+            f"The disk of {folder} has {free / 1e6:,.0f} MB free and about {needed_bytes / 1e6:,.0f} MB are needed. "
             "Free some space or choose a folder on another disk."
         )

@@ -19,11 +19,12 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import atomic_path, require_disk
 from synchformer_jax.train import config as configs
 from synchformer_jax.train import state as states
 from synchformer_jax.train.state import Arrays, Run, TrainState
 
+WRITING_FAILED = (OSError, ValueError)  # TensorStore tells of a full disk by the latter
 BEST_METRIC = {"segment_avclip": "precision", "sync": "accuracy", "synchronizability": "accuracy"}
 
 
@@ -66,9 +67,7 @@ class Checkpoints:
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
-        arrays = {"model": {**frozen, **state.params}, "opt_state": state.opt_state}
-        if state.memory:
-            arrays["memory"] = state.memory
+        arrays = _arrays(state, frozen)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
             config=ocp.args.JsonSave(configs.to_dict(run.config)),
@@ -78,10 +77,20 @@ class Checkpoints:
         try:
             if step in self.manager.all_steps():
                 return
+            self.require_room(state, frozen)
             self._named.best = best
             self.manager.save(step, args=items, force=True)
-        except OSError as error:
+        except WRITING_FAILED as error:
             raise _unwritable(self.folder, error) from error
+
+    def require_room(self, state: TrainState, frozen: Arrays) -> None:
+        """Checks that the disk has room for one more checkpoint.
+
+        Raises:
+            UserError: it has not.
+        """
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(_arrays(state, frozen)))
+        require_disk(self.folder, size // jax.process_count())
 
     def finish(self) -> None:
         """Waits until all is on disk.
@@ -91,7 +100,7 @@ class Checkpoints:
         """
         try:
             self.manager.wait_until_finished()
-        except OSError as error:
+        except WRITING_FAILED as error:
             raise _unwritable(self.folder, error) from error
 
     def close(self) -> None:
@@ -132,7 +141,13 @@ class Checkpoints:
         return jax.tree.map(lambda leaf: leaf.copy(), state), frozen, restored["progress"]
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
+def _arrays(state: TrainState, frozen: Arrays) -> dict[str, Any]:
+    """All arrays of a checkpoint."""
+    arrays = {"model": {**frozen, **state.params}, "opt_state": state.opt_state}
+    return arrays | ({"memory": state.memory} if state.memory else {})
+
+
+def _unwritable(folder: Path, error: Exception) -> UserError:
     return UserError(f"No checkpoint can be written to {folder}: {error}. Free some space, then start again to go on.")
 
 

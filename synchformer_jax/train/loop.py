@@ -100,6 +100,7 @@ class Training:
             self.state, self.frozen, progress = self.checkpoints.restore(self.setup, latest)
             self.progress = Progress(**progress)
         self.step = latest or 0
+        self.checkpoints.require_room(self.state, self.frozen)
         initial.check_features(config, {**self.frozen, **self.state.params})
         if latest is not None:
             self.batches.set_state(self.progress.iterator)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 from typing import ClassVar
 
@@ -272,6 +273,19 @@ def test_a_report_over_an_interruption_is_the_same(config, place, at):
     assert_same_run(workdir, straight)
     every = [row["loss"] for row in lines(place / "straight", "train")]
     assert lines(straight, "train")[0]["loss"] == pytest.approx(np.mean(every[:4]), rel=1e-6)
+
+
+@pytest.mark.parametrize(("looks", "kept"), [(0, []), (2, [2])])
+def test_a_full_disk_ends_a_run_without_half_a_checkpoint(config, place, monkeypatch, looks, kept):
+    """The disk fills up after it was looked at so many times: before the first step, then before each checkpoint."""
+    short = config.copy_and_resolve_references()
+    short.train.eval_every = 0
+    usage, free = shutil.disk_usage(place), iter([2**40] * looks)
+    monkeypatch.setattr("synchformer_jax.files.shutil.disk_usage", lambda _: usage._replace(free=next(free, 1000)))
+    with pytest.raises(UserError, match=r"checkpoints has 0 MB free .* Free some space"):
+        loop.fit(short, place / f"full{looks}")
+    assert checkpoint.steps(place / f"full{looks}") == kept
+    assert not list((place / f"full{looks}" / "checkpoints").glob("*tmp*"))
 
 
 def test_a_profile_is_written(config, place):
