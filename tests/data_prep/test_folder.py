@@ -230,7 +230,7 @@ def test_killed_at_random_times_it_ends_with_the_same_bytes(videos, tmp_path):
 def test_a_full_disk_is_noticed_before_and_while_writing(videos, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(UserError, match=r"GB free and about .* needed"):
+    with pytest.raises(UserError, match=r"MB free and about .* needed"):
         prepare_folder(videos, tmp_path)
     monkeypatch.undo()
 
