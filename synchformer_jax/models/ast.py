@@ -19,6 +19,7 @@ from synchformer_jax.models.layers import (
     resize_grid,
     scan,
     stack,
+    value_of,
     weight_std,
 )
 
@@ -75,8 +76,8 @@ class AST(nnx.Module):
         batch, segments = log_mel.shape[:2]
         x = self.patches(log_mel.reshape(-1, *log_mel.shape[2:]))
         count, high, long, width = x.shape
-        x = prepend(jnp.stack([self.cls[...], self.distillation[...]]), x.reshape(count, -1, width))
-        table = self.position[...]
+        x = prepend(jnp.stack([value_of(self.cls), value_of(self.distillation)]), x.reshape(count, -1, width))
+        table = value_of(self.position)
         places = resize_grid(table[2:].reshape(*self.grid, width), high, long).reshape(-1, width)
         x = x + jnp.concatenate([table[:2], places]).astype(x.dtype)
         keep = None if mask is None else self.kept(mask.reshape(-1, *mask.shape[2:]))
@@ -94,16 +95,15 @@ class AST(nnx.Module):
 
     def patches(self, log_mel: Float[Array, "N M Ta"]) -> Float[Array, "N f t D"]:
         """Embeds overlapping patches of mel bins by frames."""
-        dtype = self.patch.dtype
-        kernel = self.patch.kernel[...].astype(dtype)[:, :, None]
+        kernel, bias = self.patch.weights()
         x = jax.lax.conv_general_dilated(
-            log_mel.astype(dtype)[..., None],
-            kernel,
+            log_mel.astype(kernel.dtype)[..., None],
+            kernel[:, :, None],
             (self.stride, self.stride),
             "VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return x + self.patch.bias[...].astype(dtype)
+        return x + bias
 
     def kept(self, mask: Bool[Array, "N M Ta"]) -> Bool[Array, "N f t"]:
         """True for patches of which nothing is masked."""

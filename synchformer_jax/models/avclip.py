@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from synchformer_jax.errors import UserError
 from synchformer_jax.models.ast import AST
-from synchformer_jax.models.layers import Pool, parameter
+from synchformer_jax.models.layers import Pool, parameter, value_of
 from synchformer_jax.models.motionformer import EPS, Motionformer
 
 Keys = tuple[Key[Array, ""] | None, Key[Array, ""] | None]
@@ -130,7 +130,7 @@ class ClipPool(nnx.Module):
         Raises:
             ValueError: there are more segments than positions.
         """
-        places = self.position[...]
+        places = value_of(self.position)
         if segments.shape[1] >= len(places):
             raise ValueError(f"{segments.shape[1]} segments, but positions for {len(places) - 1} (model.segments)")
         dtype = self.pool.block.mlp.up.dtype

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from synchformer_jax import clock
 from synchformer_jax.models.config import audio_grid, visual_tokens
-from synchformer_jax.models.layers import LayerNorm, Linear, parameter
+from synchformer_jax.models.layers import LayerNorm, Linear, parameter, value_of
 
 MEL_HOP_SEC = 0.01
 
@@ -50,7 +50,7 @@ class LagProfile(nnx.Module):
         pairs = pairs - pairs.mean(axis=-2, keepdims=True)
         share = jnp.asarray(lag_weights(*token_times(self.segments, *self.of_segment, self.step_sec), self.classes))
         profile = jnp.einsum("bhp,po->bho", pairs.reshape(batch, pairs.shape[1], -1), share.reshape(-1, self.classes))
-        return jnp.einsum("bho,h->bo", profile, self.mix[...]) + self.bias[...]
+        return jnp.einsum("bho,h->bo", profile, value_of(self.mix)) + value_of(self.bias)
 
 
 def lag_tokens(config: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -30,6 +30,17 @@ def logical_axes(variable: nnx.Variable) -> Axes:
     return variable.get_metadata("logical_axes", (None,) * jnp.ndim(variable.get_value()))
 
 
+def value_of(variable: nnx.Variable, dtype: jnp.dtype | None = None) -> Array:
+    """A parameter where the model uses it, in `dtype` if one is given.
+
+    A trainer that keeps parts of it on several devices sets the metadata "gather", which brings them together. That is
+    done here, after the conversion and inside the loop over layers, so that few bytes travel and few are held.
+    """
+    value = variable[...] if dtype is None else variable[...].astype(dtype)
+    gather = variable.get_metadata("gather", None)
+    return value if gather is None else gather(value)
+
+
 def weight_std(width: int, fan_in: int) -> float:
     """The scale of fresh weights: 0.02 as published at ViT-B and wider, LeCun's below, where 0.02 would leave blocks
     without effect."""
@@ -52,14 +63,17 @@ class Linear(nnx.Module):
         self.contracted, self.dtype = len(inputs), dtype
 
     def __call__(self, x: Array) -> Array:
-        return project(x, self.kernel[...], self.bias[...], self.contracted, self.dtype)
+        return project(x, *self.weights(), self.contracted)
+
+    def weights(self) -> tuple[Array, Array]:
+        """Kernel and bias in the compute type."""
+        return value_of(self.kernel, self.dtype), value_of(self.bias, self.dtype)
 
 
-def project(x: Array, kernel: Array, bias: Array, contracted: int, dtype) -> Array:
-    """`x` times `kernel` over the last `contracted` axes of `x`, plus `bias`, in `dtype`."""
+def project(x: Array, kernel: Array, bias: Array, contracted: int) -> Array:
+    """`x` times `kernel` over the last `contracted` axes of `x`, plus `bias`, in the type of the kernel."""
     taken = tuple(range(x.ndim - contracted, x.ndim))
-    y = jax.lax.dot_general(x.astype(dtype), kernel.astype(dtype), ((taken, tuple(range(contracted))), ((), ())))
-    return y + bias.astype(dtype)
+    return jax.lax.dot_general(x.astype(kernel.dtype), kernel, ((taken, tuple(range(contracted))), ((), ()))) + bias
 
 
 class LayerNorm(nnx.Module):
@@ -74,7 +88,7 @@ class LayerNorm(nnx.Module):
         x = x.astype(jnp.float32)
         x = x - x.mean(axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.eps)
-        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
+        return (x * value_of(self.scale) + value_of(self.bias)).astype(self.dtype)
 
 
 class Mlp(nnx.Module):
@@ -103,8 +117,8 @@ class Attention(nnx.Module):
 
         Each is a product of its own: what one product gave for all three would have to be cut apart again.
         """
-        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
-        return [project(x, kernel[:, part], bias[part], 1, self.qkv.dtype) for part in parts]
+        kernel, bias = self.qkv.weights()
+        return [project(x, kernel[:, part], bias[part], 1) for part in parts]
 
     def __call__(
         self,
@@ -215,7 +229,7 @@ class Pool(nnx.Module):
         Args:
             position: added to the CLS token.
         """
-        cls = self.cls[...] if position is None else self.cls[...] + position
+        cls = value_of(self.cls) if position is None else value_of(self.cls) + position
         x = prepend(cls[None], x)
         mask = None if mask is None else keep_first(mask, 1)
         return self.block(x, mask, key=key, queries=1)[:, 0]

@@ -19,6 +19,7 @@ from synchformer_jax.models.layers import (
     resize_grid,
     scan,
     stack,
+    value_of,
     weight_std,
 )
 from synchformer_jax.models.patch_init import dct_kernel, sinusoid
@@ -90,7 +91,7 @@ class Motionformer(nnx.Module):
         grid = x.shape[1:4]
         x = x.reshape(x.shape[0], grid[0], -1, x.shape[-1])
         positions = self.positions(grid).astype(x.dtype)
-        cls = jnp.broadcast_to(self.cls[...].astype(x.dtype) + positions[0], (x.shape[0], 1, x.shape[-1]))
+        cls = jnp.broadcast_to(value_of(self.cls, x.dtype) + positions[0], (x.shape[0], 1, x.shape[-1]))
         x = x + positions[1:].reshape(x.shape[1:])
         keep = None if mask is None else self.kept(mask.reshape(-1, *mask.shape[2:])).reshape(x.shape[:-1])
         rates = jnp.linspace(0, self.drop_path, self.depth)
@@ -125,11 +126,11 @@ class Motionformer(nnx.Module):
     def positions(self, grid: tuple[int, int, int]) -> Float[Array, "1+t*h*w D"]:
         """The position embeddings of the CLS token and of a grid (time, height, width)."""
         time, height, width = self.grid
-        table = self.position[...]
+        table = value_of(self.position)
         depth = table.shape[-1]
         if hasattr(self, "position_time"):
             space = resize_grid(table[1:].reshape(height, width, depth), *grid[1:]).reshape(1, -1, depth)
-            when = resize_grid(self.position_time[...][:, None], grid[0], 1)
+            when = resize_grid(value_of(self.position_time)[:, None], grid[0], 1)
             places = space + when
         else:
             places = resize_grid(table[1:].reshape(time, height * width, depth), grid[0], height * width)

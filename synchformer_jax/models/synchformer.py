@@ -19,6 +19,7 @@ from synchformer_jax.models.layers import (
     prepend,
     scan,
     stack,
+    value_of,
     weight_std,
 )
 from synchformer_jax.models.motionformer import Motionformer
@@ -89,8 +90,8 @@ class SyncHead(nnx.Module):
         v = self.norm_visual(self.visual(visual)).reshape(visual.shape[0], given[0] * given[1], -1)
         a = self.norm_audio(self.audio(audio)).reshape(audio.shape[0], given[0] * given[2], -1)
         v, a = (dropout(x, self.token_dropout, k, (*x.shape[:2], 1)) for x, k in ((v, keys[0]), (a, keys[1])))
-        x = jnp.concatenate([prepend(self.off[...][None], v), prepend(self.mod[...][None], a)], axis=1)
-        x = dropout(x + self.position[...].astype(x.dtype), self.dropout, keys[2])
+        x = jnp.concatenate([prepend(value_of(self.off)[None], v), prepend(value_of(self.mod)[None], a)], axis=1)
+        x = dropout(x + value_of(self.position, x.dtype), self.dropout, keys[2])
 
         def call(block, x, key):
             return block(x, key=key, dropout_rate=self.dropout)

@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 
 from synchformer_jax.eval import metrics
 from synchformer_jax.models.avclip import PREFIX
-from synchformer_jax.objectives.contrastive import contrastive_loss
+from synchformer_jax.objectives.contrastive import Level, contrastive_losses
 from synchformer_jax.train import mesh as meshes
 from synchformer_jax.train import step as steps
 from synchformer_jax.train.state import Arrays, Run
@@ -67,14 +67,14 @@ def _contrastive(run: Run, outputs: dict[str, np.ndarray]) -> tuple[dict[str, fl
     options, (clips, segments, width) = run.config.contrastive, visual.shape
     group = min(options.group_clips or run.config.data.batch_size, clips)
     whole = clips // group * group
-    loss = 0.0
+    levels = {}
     for level, prefix in PREFIX.items():
-        if f"{prefix}visual" not in outputs:
-            continue
-        both = (outputs[prefix + part][:whole] for part in ("visual", "audio"))
-        temperature, bias = (outputs.get(prefix + name, [None])[0] for name in ("temperature", "logit_bias"))
-        found = contrastive_loss(*both, temperature, bias, clips=group, chunk=options.chunk)
-        loss += options[f"{level}_weight"] * float(found)
+        if f"{prefix}visual" in outputs:
+            both = (outputs[prefix + part][:whole] for part in ("visual", "audio"))
+            temperature, bias = (outputs.get(prefix + name, [None])[0] for name in ("temperature", "logit_bias"))
+            levels[level] = Level(*both, temperature, bias)
+    losses = contrastive_losses(levels, clips=group, chunk=options.chunk)
+    loss = sum(options[f"{level}_weight"] * float(found) for level, found in losses.items())
     window = min(WINDOW, max(1, segments - 1))
     windows = metrics.shifted_windows(audio.astype(np.float64), visual.astype(np.float64), window)
     of_first = [part[: min(group, PICTURED)].reshape(-1, width) for part in (visual, audio)]

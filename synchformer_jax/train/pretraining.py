@@ -13,7 +13,7 @@ import optax
 from ml_collections import ConfigDict
 
 from synchformer_jax.models.avclip import PREFIX, Keys, SegmentAVCLIP, normalise
-from synchformer_jax.objectives.contrastive import Teacher, contrastive_loss
+from synchformer_jax.objectives.contrastive import Level, Teacher, contrastive_losses
 
 Arrays = dict[str, jax.Array]
 Levels = dict[str, tuple[jax.Array, jax.Array]]
@@ -86,24 +86,17 @@ def loss_and_metrics(
     options = config.contrastive
     levels = model.embed(*inputs, keys)
     fresh = {} if follower is None else jax.lax.stop_gradient(follower.embed(*inputs, follower_keys))
-    total, losses, temperatures = jnp.zeros(()), {}, {}
+    contrasted = {}
     for level, (visual, audio) in levels.items():
         teacher = None
         if fresh:
             alpha = options.alpha * (jnp.minimum(1.0, step / options.alpha_steps) if options.alpha_steps else 1.0)
             empty = jnp.zeros((2, 0, visual.shape[-1]))
             teacher = Teacher(*fresh[level], (queue or {}).get(level, empty), alpha)
-        temperature = model.temperature(level)
-        losses[f"{level}_loss"] = contrastive_loss(
-            visual,
-            audio,
-            temperature,
-            model.bias(level),
-            clips=options.group_clips,
-            chunk=options.chunk,
-            teacher=teacher,
-            mesh=mesh,
-        )
-        total += options[f"{level}_weight"] * losses[f"{level}_loss"]
-        temperatures[f"{PREFIX[level]}temperature"] = temperature
-    return total, (temperatures | (losses if len(losses) > 1 else {}), fresh)
+        contrasted[level] = Level(visual, audio, model.temperature(level), model.bias(level), teacher)
+    found = contrastive_losses(contrasted, clips=options.group_clips, chunk=options.chunk, mesh=mesh)
+    total = sum(options[f"{level}_weight"] * loss for level, loss in found.items())
+    metrics = {f"{PREFIX[level]}temperature": of_level.temperature for level, of_level in contrasted.items()}
+    if len(found) > 1:
+        metrics |= {f"{level}_loss": loss for level, loss in found.items()}
+    return total, (metrics, fresh)

@@ -45,12 +45,18 @@ class Blueprint:
     graph: nnx.GraphDef
     variables: tuple[tuple[tuple, nnx.Variable], ...]
 
-    def build(self, arrays: Mapping[str, jax.Array]) -> nnx.Module:
-        """The model with these parameters; inside `jax.jit` too."""
-        return nnx.merge(
-            self.graph,
-            nnx.from_flat_state([(path, variable.replace(arrays[name_of(path)])) for path, variable in self.variables]),
-        )
+    def build(self, arrays: Mapping[str, jax.Array], gathers: Mapping[str, Any] | None = None) -> nnx.Module:
+        """The model with these parameters; inside `jax.jit` too.
+
+        Args:
+            arrays: the parameters by name.
+            gathers: what brings parameters together where they are used (`layers.value_of`), by name.
+        """
+        flat = [(path, variable.replace(arrays[name_of(path)])) for path, variable in self.variables]
+        for path, variable in flat:
+            if gathers and gathers.get(name_of(path)):
+                variable.set_metadata(gather=gathers[name_of(path)])
+        return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
     def axes(self) -> dict[str, tuple[str | None, ...]]:
         """The logical axes of each parameter."""
@@ -153,6 +159,10 @@ class Run:
     optimizer: optax.GradientTransformation
     schedule: optimizers.Schedule
     trained: tuple[str, ...]  # names of the trainable parameters
+
+    def build(self, arrays: Arrays) -> nnx.Module:
+        """The model with these parameters, which lie as `sharding` says."""
+        return self.blueprint.build(arrays, {name: meshes.gather(self.sharding(name)) for name in arrays})
 
     def sharding(self, name: str) -> NamedSharding:
         """Where a parameter lives."""

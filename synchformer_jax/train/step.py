@@ -71,7 +71,7 @@ def loss_and_metrics(
     step: jax.Array | int = 0,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], pretraining.Levels]]:
     """The loss of a batch; with it what else is worth a curve, and embeddings for the memory."""
-    config, model = run.config, run.blueprint.build({**frozen, **params})
+    config, model = run.config, run.build({**frozen, **params})
     if config.stage == "segment_avclip":
         return _contrast(run, model, {**frozen, **params}, batch, key, memory, step)
     logits = classify(config, model, batch, key, run.trained, run.mesh)
@@ -91,7 +91,7 @@ def _contrast(run, model, arrays: Arrays, batch: Batch, key, memory, step):
     follower = {}
     if memory:
         follower = {
-            "follower": run.blueprint.build({**arrays, **memory["params"]}),
+            "follower": run.build({**arrays, **memory["params"]}),
             "follower_keys": dropping(None if key is None else jax.random.fold_in(keys[2], 1)),
             "queue": memory["queue"],
         }
@@ -185,7 +185,7 @@ def make_eval_step(run: Run) -> Callable[[Arrays, Batch], dict[str, jax.Array]]:
     and so on."""
 
     def step(params: Arrays, batch: Batch) -> dict[str, jax.Array]:
-        model = run.blueprint.build(params)
+        model = run.build(params)
         if run.config.stage == "segment_avclip":
             result = {}
             for level, (visual, audio) in embed(run.config, model, batch, run.mesh).items():

@@ -1,19 +1,18 @@
 """The contrastive losses of a batch that lies on eight devices: the dense formula's, for few messages."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.simulated import ROOT, environment
+
 SCRIPT = """
 import json, re
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from synchformer_jax.objectives.contrastive import Teacher, contrastive_loss
+from synchformer_jax.objectives.contrastive import Level, Teacher, contrastive_losses
 from tests.objectives.dense import dense, unit
 
 B, S, D, Q = 24, 2, 16, 10
@@ -25,7 +24,7 @@ KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 MESSAGE = rf"= \\(?(\\w+)\\[([\\d,]*)\\].*? ({KINDS})(?:-start)?\\("
 
 
-def case(shape, clips, kind, alpha):
+def case(shape, clips, kind, alpha, twice=False):
     mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     cut, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((("data", "fsdp"),), ()))
     teacher, placed = None, None
@@ -34,9 +33,10 @@ def case(shape, clips, kind, alpha):
         placed = Teacher(*(jax.device_put(x, cut) for x in momentum), jax.device_put(queue, whole), alpha)
 
     def loss(visual, audio, temperature, bias, teacher):
-        return contrastive_loss(
-            visual, audio, temperature, bias, clips=clips, chunk=5, teacher=teacher, mesh=mesh
-        )
+        level = Level(visual, audio, temperature, bias, teacher)
+        levels = {"segment": level, "again": level} if twice else {"segment": level}
+        found = contrastive_losses(levels, clips=clips, chunk=5, mesh=mesh)
+        return sum(found.values()) / len(found)
 
     sought = (0, 1, 2) if losses[kind][1] is None else (0, 1, 2, 3)
     step = jax.jit(jax.value_and_grad(loss, argnums=sought))
@@ -56,8 +56,8 @@ def case(shape, clips, kind, alpha):
 
 
 results = {}
-for name, (shape, clips, kind, alpha) in json.loads(CASES).items():
-    results[name] = case(tuple(shape), clips, kind, alpha)
+for name, (shape, *rest) in json.loads(CASES).items():
+    results[name] = case(tuple(shape), *rest)
 print(json.dumps(results))
 """
 # The mesh (data, fsdp, tensor), clips in a group, the loss, and alpha where there is a teacher; 24 clips.
@@ -70,16 +70,16 @@ CASES = {f"groups of {clips}": ((8, 1, 1), clips, "info_nce", None) for clips in
     "teacher, inside": ((4, 2, 1), 3, "info_nce", 0.4),
     "teacher, uneven": ((4, 2, 1), 4, "info_nce", 0.4),
     "teacher, all": ((2, 2, 2), 0, "info_nce", 0.4),
+    "two levels": ((8, 1, 1), 0, "info_nce", None, True),
+    "two levels, teacher, uneven": ((4, 2, 1), 4, "info_nce", 0.4, True),
 }
 
 
 @pytest.fixture(scope="module")
 def results():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     script = f"CASES = {json.dumps(json.dumps(CASES))}\n{SCRIPT}"
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", script], env=environment(8), cwd=ROOT, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -96,7 +96,9 @@ def test_a_group_inside_one_device_sends_no_features(results, case):
     assert results[case]["messages"] == {}
 
 
-@pytest.mark.parametrize("case", ["groups of 6", "groups of 0", "groups of 4", "fsdp and tensor, all", "sigmoid, all"])
+@pytest.mark.parametrize(
+    "case", ["groups of 6", "groups of 0", "groups of 4", "fsdp and tensor, all", "sigmoid, all", "two levels"]
+)
 def test_features_travel_once_and_their_gradients_once(results, case):
     assert results[case]["messages"] == {"all-gather": 1, "reduce-scatter": 1}
 
@@ -104,3 +106,7 @@ def test_features_travel_once_and_their_gradients_once(results, case):
 def test_a_teacher_needs_no_way_back(results):
     assert results["teacher, inside"]["messages"] == {}
     assert results["teacher, all"]["messages"] == {"all-gather": 1}
+
+
+def test_all_that_is_needed_of_levels_and_teacher_travels_at_once(results):
+    assert results["two levels, teacher, uneven"]["messages"] == {"all-gather": 1, "reduce-scatter": 1}

@@ -1,16 +1,13 @@
 """What is read from compiled programs, against programs whose collectives and loops are known."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from synchformer_jax.train import hlo, roofline
-
-ROOT = Path(__file__).parents[2]
+from tests.simulated import environment
 
 TEXT = """HloModule jit_f, is_scheduled=true
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -85,9 +82,8 @@ print(json.dumps({"rows": rows, "unknown": program.unknown_loops}))
 
 
 def test_the_gradient_reduction_of_a_real_scan():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=os.environ | flags, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", SCRIPT], env=environment(8, optimise=True), capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)

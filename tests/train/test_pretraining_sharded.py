@@ -1,25 +1,24 @@
 """Stage 1 with all its options on eight simulated devices is that on one, for few messages between them."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.simulated import ROOT, environment
+
 SCRIPT = """
 import json, re
 import jax, numpy as np
-from synchformer_jax.train import mesh, state, step
+from synchformer_jax.train import hlo, mesh, state, step
 from tests.train.tiny import make_batch, tiny
 
 KINDS = "all-gather|reduce-scatter|all-to-all|collective-permute"
 MESSAGE = re.compile(rf"= \\(?\\w+\\[[\\d,]*\\].*? ({KINDS})(?:-start)?\\(")
 
 
-def prepared(shape, **options):
+def prepared(shape, clips=16, **options):
     config = tiny("segment_avclip")
     config.augment.flip = 0.0
     config.augment.update({"volume": 0.5, "noise": 0.5, "low_pass": 0.5})
@@ -33,11 +32,11 @@ def prepared(shape, **options):
     _, arrays = state.take_apart(state.make_model(config))
     run = state.prepare(config, mesh.make_mesh(config, devices), state.hollow_model(config))
     now, frozen = state.start(run, arrays)
-    batch = mesh.put_batch(run.mesh, step.device_fields(make_batch(config, 0, 16)))
+    batch = mesh.put_batch(run.mesh, step.device_fields(make_batch(config, 0, clips)))
     return step.make_train_step(run), now, frozen, batch
 
 
-results, first = {"apart": {}, "messages": {}}, None
+results, first = {"apart": {}, "messages": {}, "fsdp_bytes": {}}, None
 for name, shape in (("one", (1, 1, 1)), ("fsdp", (1, 8, 1)), ("all", (2, 2, 2))):
     options = {"momentum_encoders": True, "momentum": 0.9, "queue_clips": 32, "alpha": 0.4}
     compiled, now, frozen, batch = prepared(shape, group_clips=0, chunk=5, **options)
@@ -57,16 +56,18 @@ for name, group in (("inside", 2), ("across", 0)):
     text = prepared((8, 1, 1), group_clips=group)
     text = text[0].lower(*text[1:]).compile().as_text()
     results["messages"][name] = sorted(MESSAGE.findall(text))
+for clips in (16, 32):
+    text = prepared((1, 8, 1), clips, group_clips=2)
+    found = hlo.collectives(hlo.parse(text[0].lower(*text[1:]).compile().as_text()), 8)
+    results["fsdp_bytes"][clips] = sum(one.count * one.bytes for one in found)
 print(json.dumps(results))
 """
 
 
 @pytest.fixture(scope="module")
 def results():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", SCRIPT], env=environment(8), cwd=ROOT, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -80,3 +81,7 @@ def test_gradients_followers_and_queue_are_those_of_one_device(results, case):
 def test_a_step_gathers_features_once_or_never(results):
     """Data parallel, where nothing else is gathered: the rest are sums of gradients."""
     assert results["messages"] == {"inside": [], "across": ["all-gather", "reduce-scatter"]}
+
+
+def test_with_fsdp_weights_travel_and_activations_do_not(results):
+    assert results["fsdp_bytes"]["32"] == results["fsdp_bytes"]["16"] > 0

@@ -1,21 +1,19 @@
 """Two real processes are one run: the same losses, one checkpoint, one end; and what people read when they are not."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from synchformer_jax.errors import UserError
 from synchformer_jax.train import checkpoint, distributed
 from tests.data import make_records as make
+from tests.simulated import ROOT, environment
 
-ROOT = Path(__file__).parents[2]
 STEPS = 4
 
 
@@ -38,12 +36,7 @@ def start(data, compiled):
     """Starts the processes of a run of the tiny model and gives them."""
 
     def start(workdir, *fields, processes=1, devices=1, stage="segment_avclip", more=()):
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        }
+        settings = environment(devices) | {"JAX_COMPILATION_CACHE_DIR": str(compiled)}
         command = [sys.executable, "-m", "synchformer_jax.train", "--config", f"tests/train/tiny.py:{stage}",
                    f"--config.data.train={data}", f"--config.data.valid={data}", f"--config.train.steps={STEPS}",
                    "--config.optimizer.name=sgd",
@@ -54,7 +47,7 @@ def start(data, compiled):
             together = ["--distributed", f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}", *more]
             flags = [[*together, f"--process={process}"] for process in range(processes)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return [subprocess.Popen([*command, *some], cwd=ROOT, env=environment, **pipes) for some in flags]
+        return [subprocess.Popen([*command, *some], cwd=ROOT, env=settings, **pipes) for some in flags]
 
     return start
 
@@ -166,7 +159,7 @@ def environments(kind, process):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["slurm", "open mpi", "kubernetes indexed job", "other mpi"])
 def test_the_environment_of_a_scheduler_is_enough(kind):
-    base = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    base = environment(1)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     running = [
         subprocess.Popen([sys.executable, "-c", MEET], cwd=ROOT, env=base | environments(kind, process), **pipes)
@@ -200,8 +193,7 @@ def test_processes_that_do_not_meet_end_with_an_error(tmp_path, process):
     command = [sys.executable, "-m", "synchformer_jax.train", "--config", "tests/train/tiny.py:segment_avclip",
                "--workdir", str(tmp_path), "--distributed", f"--coordinator=127.0.0.1:{free_port()}",
                "--processes=2", f"--process={process}", "--join_timeout=3"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert ("not all 2 processes", "no answer")[process] in done.stderr
     assert "127.0.0.1" in done.stderr and "--join_timeout" in done.stderr
