@@ -27,10 +27,10 @@ from synchformer_jax.data import features, pipeline
 from synchformer_jax.errors import UserError, exit_on_user_error
 from synchformer_jax.files import require_disk
 from synchformer_jax.models.config import visual_tokens
-from synchformer_jax.ops import augment
 from synchformer_jax.ops.segments import segment_frames
 from synchformer_jax.train import checkpoint, distributed
 from synchformer_jax.train import state as states
+from synchformer_jax.train.inputs import coloured
 from synchformer_jax.train.metrics_writer import Watcher
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run whose extractor it is.")
@@ -145,23 +145,12 @@ def make_extractor(
     cut, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
     arrays = jax.device_put(arrays, whole)
 
-    def change(frames: jax.Array, key: jax.Array) -> jax.Array:
-        keys = jax.random.split(key, 3)
-        if views.flip:
-            frames = augment.flip(frames, keys[0], views.flip)
-        values = frames.astype(jnp.float32) / 255
-        if views.colour_jitter:
-            values = augment.colour_jitter(values, keys[1], views.colour_jitter)
-        if views.greyscale:
-            values = augment.greyscale(values, keys[2], views.greyscale)
-        return values * 2 - 1
-
     def on_each_device(arrays: states.Arrays, frames: jax.Array, record: jax.Array, view: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), view)
 
         def pixels(clip: tuple[jax.Array, jax.Array]) -> jax.Array:
-            plain = clip[0].astype(jnp.float32) / 127.5 - 1
-            return jax.lax.cond(view > 0, lambda: change(clip[0], jax.random.fold_in(key, clip[1])), lambda: plain)
+            frames, own = clip[0], jax.random.fold_in(key, clip[1])
+            return jax.lax.cond(view > 0, lambda: coloured(views, frames, own), lambda: coloured(views, frames, None))
 
         model = blueprint.build(arrays)
         segments = segment_frames(jax.lax.map(pixels, (frames, record)), 0, *features.row(model.visual.frames))

@@ -4,6 +4,7 @@ Stage 1 changes each segment on its own, the later stages each clip as a whole, 
 """
 
 import functools
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,15 +43,23 @@ def visual_input(config: ConfigDict, batch: dict[str, Array], key: Array | None)
     place = None, config.model.segments, segment_step(config), config.model.visual.frames
     dtype = jnp.dtype(config.model.compute.dtype)
     if config.stage == "segment_avclip":
-        return _colours(config, segment_frames(frames, *place), key).astype(dtype)
-    return segment_frames(_colours(config, frames, key).astype(dtype), *place)
+        return coloured(config.augment, segment_frames(frames, *place), key).astype(dtype)
+    return segment_frames(coloured(config.augment, frames, key).astype(dtype), *place)
 
 
-def _colours(config: ConfigDict, frames: Array, key: Array | None) -> Array:
-    """Frames uint8 in float32 [-1, 1], with what `key` changes."""
+class Shares(Protocol):
+    """How many of all pictures are mirrored, change their colours, lose them; from 0 to 1."""
+
+    flip: float
+    colour_jitter: float
+    greyscale: float
+
+
+def coloured(shares: Shares, frames: Array, key: Array | None) -> Array:
+    """Frames uint8 `[..., T, H, W, 3]` in float32 [-1, 1]; `key` decides what changes, None changes nothing."""
     if key is None:
         return frames.astype(jnp.float32) / 127.5 - 1
-    shares, keys = config.augment, jax.random.split(key, 3)
+    keys = jax.random.split(key, 3)
     if shares.flip:
         frames = augment.flip(frames, keys[0], shares.flip)
     if not (shares.colour_jitter or shares.greyscale):
