@@ -22,7 +22,7 @@ from flax import nnx
 
 from benchmarks.torch_forward import TorchSynchformer
 from synchformer_jax.convert import published
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 from synchformer_jax.models import Synchformer, flops, inference
 from synchformer_jax.train.config import base_config
 
@@ -95,8 +95,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=1))
     if options.out:
-        with atomic_path(options.out) as path:
-            path.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.out, result, indent=1)
 
 
 if __name__ == "__main__":

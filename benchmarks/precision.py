@@ -19,7 +19,7 @@ from flax import nnx
 
 from synchformer_jax.data import pipeline
 from synchformer_jax.eval.offset import evaluation_config, sync_forward
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 from synchformer_jax.models import SyncHead, model_config
 from synchformer_jax.weights import open_weights
 
@@ -112,8 +112,7 @@ def main() -> None:
     result = {"machine": f"{os.cpu_count()} cores, {device}", "jax": jax.__version__, "results": found}
     print(json.dumps(result, indent=1))
     if options.out:
-        with atomic_path(options.out) as path:
-            path.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.out, result, indent=1)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ A combination that does not fit into memory, or that the device has no kernel fo
 
 import ast
 import itertools
-import json
 import os
 import platform
 import runpy
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from synchformer_jax.errors import UserError, exit_on_user_error
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 from synchformer_jax.train import compile as ahead
 from synchformer_jax.train import config as configs
 from synchformer_jax.train import hlo, roofline
@@ -201,8 +200,7 @@ def main(
         out = out or Path(f"benchmarks/results/train_step_{name}.json")
         machine = {"device": device.device_kind, "devices": jax.device_count(), "cores": os.cpu_count(),
                    "jax": jax.__version__, "python": platform.python_version()}  # fmt: skip
-        with atomic_path(out) as path:
-            path.write_text(json.dumps({"machine": machine, "changes": changes or [], "rows": rows}, indent=1) + "\n")
+        write_json(out, {"machine": machine, "changes": changes or [], "rows": rows}, indent=1)
         console.print(f"Written to {out}")
         if all("error" in row for row in rows):
             raise UserError("No combination ran; the table above has the reasons.")

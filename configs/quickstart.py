@@ -39,10 +39,10 @@ def get_config(stage: str = "segment_avclip") -> ConfigDict:
         # Trained patches and temperature let the small model fall back to embeddings that are all alike.
         config.freeze = ("visual.patch", "logit_scale")
         config.optimizer.learning_rate = 1e-3
-        config.train.update({"steps": 400, "eval_every": -1, "eval_batches": 8, "checkpoint_every": 100})
+        config.train.update({"steps": 600, "eval_every": -1, "eval_batches": 8, "checkpoint_every": 100})
     else:
         config.data.batch_size = 32
         config.freeze = ("visual", "audio")
         config.optimizer.learning_rate = 2e-3
-        config.train.update({"steps": 250, "eval_every": -1, "eval_batches": 4, "checkpoint_every": 50})
+        config.train.update({"steps": 300, "eval_every": -1, "eval_batches": 4, "checkpoint_every": 50})
     return config

@@ -11,7 +11,7 @@ from data_prep.run_control import console
 from data_prep.sources import Source
 from synchformer_jax.data import records
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import atomic_path, write_json
 
 PROBED = 200  # of so many videos the headers are read before the work
 Splits = Mapping[str, list[Source]]
@@ -81,8 +81,7 @@ def finish(videos: Path, folder: Path, splits: Splits, plans: list[ShardPlan], o
             f"None of the {len(rejected)} videos in {videos} can be used ({_why(rejected)}). {advice} "
             f"{options.min_sec:g} s or more can be decoded, or a smaller --min-sec. The list: {folder}/rejected.jsonl"
         )
-    with atomic_path(folder / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / "manifest.json", manifest, indent=2)
     records.write_metadata(folder, description=f"Videos prepared with a shorter side of {options.short_side} pixels.")
     for split, entry in manifest["splits"].items():
         size = f"{entry['bytes'] / 1e6:.1f} MB in {len(entry['shards'])} shard{'s' * (len(entry['shards']) > 1)}"

@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import hashlib
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -16,7 +15,7 @@ from data_prep.clips import Rejected, make_record
 from data_prep.plan import ShardPlan
 from synchformer_jax.data.records import ShardWriter
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 
 
 class Stopped(Exception):
@@ -88,8 +87,7 @@ def prepare_shard(plan: ShardPlan) -> dict:
         "records": len(writer),
         "rejected": rejected,
     }
-    with atomic_path(plan.done_path) as temporary:
-        temporary.write_text(json.dumps(done, ensure_ascii=False) + "\n")
+    write_json(plan.done_path, done, ensure_ascii=False)
     return done
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from synchformer_jax import __version__
 from synchformer_jax.clock import FRAME_RATE
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 
 app = typer.Typer(
     help="Synchformer: by how much is the sound of a video off its picture?",
@@ -58,8 +58,7 @@ def predict(
         model = load(checkpoint, precision, audio_shift_samples=audio_shift_samples)
         prediction = model.predict(video, offset_sec, start_sec)
     if out:
-        with atomic_path(out) as path:
-            path.write_text(json.dumps(prediction.to_json()))
+        write_json(out, prediction.to_json())
     if as_json:
         typer.echo(json.dumps(prediction.to_json()))
         return

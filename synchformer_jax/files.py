@@ -1,11 +1,13 @@
 """Whole files or none: write beside the target, then rename."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from synchformer_jax.errors import UserError
 
@@ -33,6 +35,19 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         else:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def write_json(target: str | os.PathLike, value: Any, **options: Any) -> None:
+    """Writes a value as JSON, whole or not at all.
+
+    Args:
+        options: of `json.dumps`.
+
+    Raises:
+        UserError: as `atomic_path`.
+    """
+    with atomic_path(target) as temporary:
+        temporary.write_text(json.dumps(value, **options) + "\n")
 
 
 def require_disk(folder: str | os.PathLike, needed_bytes: int) -> None:

@@ -14,7 +14,7 @@ from data_prep.procedural.picture import render_frames
 from data_prep.procedural.sound import render_sound
 from data_prep.procedural.world import DURATION_SEC, LEVELS, SPLITS, VERSION, describe, make_world
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path, require_disk
+from synchformer_jax.files import require_disk, write_json
 from synchformer_jax.media.encode import write_mp4
 
 MIN_SIZE, MAX_SIZE = 32, 256
@@ -91,8 +91,7 @@ def render_clip(clip: Clip) -> None:
     sidecar = {**clip.identity, "duration_sec": DURATION_SEC, **describe(world)}
     clip.path.with_suffix(".json").unlink(missing_ok=True)
     write_mp4(clip.path, render_frames(world, clip.size), render_sound(world))
-    with atomic_path(clip.path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(sidecar) + "\n")
+    write_json(clip.path.with_suffix(".json"), sidecar)
 
 
 def _leave_signals_to_the_parent() -> None:
@@ -160,5 +159,4 @@ def write_summary(folder: Path, seed: int, counts: dict[str, int], levels: tuple
         "size": size,
         "duration_sec": DURATION_SEC,
     }
-    with atomic_path(folder / "dataset.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(folder / "dataset.json", summary, indent=2)

@@ -25,7 +25,7 @@ import numpy as np
 from synchformer_jax import clock
 from synchformer_jax.data import sampling
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import atomic_path, write_json
 
 CLIP_SEC = 10.0  # from a clip's beginning, as far as the cache goes
 _NPY_HEADER = 128  # bytes before the array, as numpy.save writes it for any shape of ours
@@ -132,8 +132,7 @@ def write_header(folder: str | os.PathLike, split: str, header: Header) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    with atomic_path(Path(folder) / f"{split}.json") as path:
-        path.write_text(json.dumps(dataclasses.asdict(header), indent=2) + "\n")
+    write_json(Path(folder) / f"{split}.json", dataclasses.asdict(header), indent=2)
 
 
 def write_shard(

@@ -5,7 +5,6 @@ OUT/NAME/1.0.0/NAME-train.tfrecord-00000-of-00004         the records (or .array
                dataset_info.json, features.json           what TFDS needs to open the folder
 """
 
-import json
 import os
 import re
 from collections.abc import Collection
@@ -16,7 +15,7 @@ import numpy as np
 from synchformer_jax.data.example import decode_example, encode_example
 from synchformer_jax.data.shard_files import FORMATS, CorruptRecord, ShardReader, ShardWriter, read_index
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 
 __all__ = [
     "FORMATS",
@@ -206,5 +205,4 @@ def write_metadata(folder: str | os.PathLike, *, description: str = "") -> None:
         ],
     }
     for name, content in (("features.json", _features_json()), ("dataset_info.json", info)):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n")
+        write_json(folder / name, content, indent=4, sort_keys=True)

@@ -1,6 +1,5 @@
 """python -m synchformer_jax.eval --workdir SYNCDIR --data DIR [--split test] [--by level] [--out FILE.json]"""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from synchformer_jax.errors import UserError, exit_on_user_error
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 
 
 def table(result: dict) -> Table:
@@ -62,8 +61,7 @@ def main(
     result["workdir"] = str(workdir)
     console.print(table(result))
     if out:
-        with atomic_path(out) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(out, result, indent=1)
         console.print(f"Written: {out}")
 
 

@@ -18,21 +18,21 @@ def softmax(logits: Float[np.ndarray, "*batch classes"]) -> Float[np.ndarray, "*
 
 
 def accuracy(
-    logits: Float[np.ndarray, "clips classes"], targets: Int[np.ndarray, "clips"], top: int = 1, within: int = 0
+    logits: Float[np.ndarray, "clips classes"], targets: Int[np.ndarray, " clips"], top: int = 1, within: int = 0
 ) -> float:
     """The share of clips with one of the `top` best classes at most `within` classes from the target."""
     return float(is_correct(logits, targets, top, within).mean())
 
 
 def is_correct(
-    logits: Float[np.ndarray, "clips classes"], targets: Int[np.ndarray, "clips"], top: int = 1, within: int = 0
+    logits: Float[np.ndarray, "clips classes"], targets: Int[np.ndarray, " clips"], top: int = 1, within: int = 0
 ) -> np.ndarray:
     """Whether one of the `top` best classes of a clip is at most `within` classes from its target, bool `[clips]`."""
     best = np.argsort(-np.asarray(logits), axis=-1, kind="stable")[:, :top]
     return (np.abs(best - np.asarray(targets)[:, None]) <= within).any(axis=1)
 
 
-def average_precision(scores: Float[np.ndarray, "clips"], is_positive: np.ndarray) -> float:
+def average_precision(scores: Float[np.ndarray, " clips"], is_positive: np.ndarray) -> float:
     """The area under the precision-recall curve as a sum of steps, equal scores taken together.
 
     Args:
@@ -48,7 +48,7 @@ def average_precision(scores: Float[np.ndarray, "clips"], is_positive: np.ndarra
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
-def roc_auc(scores: Float[np.ndarray, "clips"], is_positive: np.ndarray) -> float:
+def roc_auc(scores: Float[np.ndarray, " clips"], is_positive: np.ndarray) -> float:
     """The chance that a positive clip scores higher than a negative one, equal scores counting half.
 
     Args:
@@ -71,7 +71,7 @@ def d_prime(area: float) -> float:
 
 
 def classification_metrics(
-    logits: Float[np.ndarray, "clips classes"], targets: Int[np.ndarray, "clips"], tops: tuple[int, ...] = (1, 5)
+    logits: Float[np.ndarray, "clips classes"], targets: Int[np.ndarray, " clips"], tops: tuple[int, ...] = (1, 5)
 ) -> dict[str, float]:
     """All metrics of the published evaluation, by their published names.
 
@@ -119,7 +119,7 @@ def chance(classes: int, within: int = 0) -> float:
 
 
 def confusion_matrix(
-    predicted: Int[np.ndarray, "clips"], targets: Int[np.ndarray, "clips"], classes: int
+    predicted: Int[np.ndarray, " clips"], targets: Int[np.ndarray, " clips"], classes: int
 ) -> Int[np.ndarray, "classes classes"]:
     """Counts `[C, C]`: row the true class, column the predicted one."""
     counts = np.zeros((classes, classes), np.int64)

@@ -222,7 +222,7 @@ class Pool(nnx.Module):
         mask: Bool[Array, "B N"] | None = None,
         *,
         key: Key[Array, ""] | None = None,
-        position: Float[Array, "D"] | None = None,
+        position: Float[Array, " D"] | None = None,
     ) -> Float[Array, "B D"]:
         """Only the CLS token asks, so that the others cost no query and no MLP.
 

@@ -158,7 +158,7 @@ def _find(asked, right, answers, queue, teachers, alpha, bias, chunk: int) -> Ar
             return inside
         return jnp.concatenate([inside, jnp.einsum("gd,kd->gk", some, queue, precision="highest")], axis=-1)
 
-    def row(some: Float[Array, "G D"], teacher: Float[Array, "G D"] | None) -> Float[Array, "G"]:
+    def row(some: Float[Array, "G D"], teacher: Float[Array, "G D"] | None) -> Float[Array, " G"]:
         s = similarities(some)
         if bias is not None:
             return jax.nn.softplus(s + bias).sum(axis=-1) - bias

@@ -5,7 +5,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 
-def cross_entropy(logits: Float[Array, "clips classes"], target: Int[Array, "clips"]) -> Float[Array, ""]:
+def cross_entropy(logits: Float[Array, "clips classes"], target: Int[Array, " clips"]) -> Float[Array, ""]:
     """The mean cross-entropy in nats, float32.
 
     Args:
@@ -16,7 +16,7 @@ def cross_entropy(logits: Float[Array, "clips classes"], target: Int[Array, "cli
 
 
 def accuracy(
-    logits: Float[Array, "clips classes"], target: Int[Array, "clips"], *, within: int = 0
+    logits: Float[Array, "clips classes"], target: Int[Array, " clips"], *, within: int = 0
 ) -> Float[Array, ""]:
     """The share of clips whose most probable class is at most `within` classes from the target."""
     return jnp.mean(jnp.abs(jnp.argmax(logits, axis=-1) - target) <= within, dtype=jnp.float32)

@@ -1,6 +1,5 @@
 """Steps whose loss is no number or whose gradient is far beyond the usual: told, and skipped or the end of the run."""
 
-import json
 import math
 import statistics
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 
 WINDOW = 100  # gradient norms that the usual is the median of
 NEEDED = 20  # before there is a usual
@@ -64,9 +63,7 @@ class BadSteps:
         self.in_a_row += 1
         path = self.workdir / f"bad_step_{step:08d}_{self.process}.json"
         told = {"step": step, "metrics": {name: str(value) for name, value in values.items()}, "limit": str(highest)}
-        with atomic_path(path) as temporary:
-            ids = [] if records is None else np.asarray(records).tolist()
-            temporary.write_text(json.dumps(told | {"records": ids}) + "\n")
+        write_json(path, told | {"records": [] if records is None else np.asarray(records).tolist()})
         what = f"The loss of step {step} is {values['loss']:.6g}, the gradient norm {norm:.6g}"
         if math.isfinite(norm) and norm > highest:
             what += f", more than config.train.spike_factor={self.factor} times the usual {highest / self.factor:.6g}"

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path, require_disk
+from synchformer_jax.files import require_disk, write_json
 from synchformer_jax.train import config as configs
 from synchformer_jax.train import state as states
 from synchformer_jax.train.state import Arrays, Run, TrainState
@@ -153,8 +153,7 @@ def _unwritable(folder: Path, error: Exception) -> UserError:
 
 def write_best(workdir: str | Path, best: dict[str, float]) -> None:
     """Notes in `WORKDIR/best.json` the best step so far and its metrics."""
-    with atomic_path(Path(workdir) / "best.json") as path:
-        path.write_text(json.dumps(best, indent=1) + "\n")
+    write_json(Path(workdir) / "best.json", best, indent=1)
 
 
 def steps(workdir: str | Path) -> list[int]:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from ml_collections import ConfigDict
 
 from synchformer_jax.data import pipeline
 from synchformer_jax.errors import UserError
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 from synchformer_jax.models import config as model_configs
 from synchformer_jax.train import checkpoint, distributed, initial, roofline
 from synchformer_jax.train import config as configs
@@ -112,8 +111,7 @@ class Training:
         self.clip_flops = steps.flops_per_clip(config, self.setup.trained)
         self.writer = self.watcher = None
         if self.main:
-            with atomic_path(workdir / "config.json") as path:
-                path.write_text(json.dumps(configs.to_dict(config), indent=1) + "\n")
+            write_json(workdir / "config.json", configs.to_dict(config), indent=1)
             self.writer = MetricsWriter(workdir, self.step, config)
             if self.progress.best:  # a killed run may have named a step that it did not come to save
                 checkpoint.write_best(workdir, self.progress.best)

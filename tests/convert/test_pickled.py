@@ -14,11 +14,8 @@ from synchformer_jax.convert import pickled, torch_file
 from synchformer_jax.convert.pickled import Inert, Name
 from synchformer_jax.errors import UserError
 from tests.convert.crafted import (
-    SIX,
     call,
     nothing_runs,
-    state_dict,
-    tensor,
     text,
     write_archive,
     write_streams,
@@ -72,14 +69,6 @@ ASKED = [  # module, name, arguments: what would do harm, or could be made to
     ("numpy.f2py.crackfortran", "getlincoef", "1", []),
     ("pip", "main", ["--version"]),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def warmed(tmp_path_factory):
-    """Reads something harmless, so that what Python loads at first use is there."""
-    folder = tmp_path_factory.mktemp("warm")
-    stream = state_dict(a=tensor([2, 3], [3, 1]))
-    torch_file.read(write_archive(folder / "a.pt", stream, {"0": SIX.tobytes()}))
 
 
 @pytest.mark.parametrize("format", WRITE)

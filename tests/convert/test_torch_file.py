@@ -32,14 +32,6 @@ def read(path):
         return {name: np.asarray(found) for name, found in value.items()} if isinstance(value, dict) else value
 
 
-@pytest.fixture(autouse=True, scope="module")
-def warmed(tmp_path_factory):
-    """Reads something harmless, so that what Python loads at first use is there."""
-    folder = tmp_path_factory.mktemp("warm")
-    stream = state_dict(a=tensor([2, 3], [3, 1]))
-    torch_file.read(write_archive(folder / "a.pt", stream, {"0": SIX.tobytes()}))
-
-
 @pytest.mark.parametrize("format", WRITE)
 def test_arrays_of_every_layout(format, tmp_path):
     arrays = {
