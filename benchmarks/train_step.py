@@ -115,7 +115,7 @@ def measure(config: ConfigDict, count: int) -> dict[str, Any]:
         "clips_per_sec": config.data.batch_size / seconds,
         "model_tflops_per_sec": a_device / 1e12,
         "mfu": roofline.mfu(a_device, jax.devices()[0].device_kind),
-        "memory_gib": ahead.memory_of(compiled)["total"] / roofline.GIB,
+        "memory_gib": ahead.memory_of(compiled)["peak"] / roofline.GIB,
         "compile_seconds": compiling,
         "loss": loss,
         "top_costs": costs,

@@ -178,7 +178,7 @@ def report(config: ConfigDict, topology: str, devices: list[jax.Device], text_pa
         device=devices[0].device_kind,
         chips=chips,
         clips=config.data.batch_size,
-        fits=memory["total"] <= peak.memory,
+        fits=memory["peak"] <= peak.memory,
         memory=memory,
         memory_limit=peak.memory,
         model_flops=steps.flops_per_clip(config, trained) * config.data.batch_size / chips,
@@ -200,7 +200,8 @@ def report(config: ConfigDict, topology: str, devices: list[jax.Device], text_pa
 
 
 def memory_of(compiled: Any) -> dict[str, int]:
-    """Bytes on one device: arguments, results, temporary, code; the total counts results in donated buffers once."""
+    """Bytes on one device: arguments, results, temporary, code; and the most at once, which may be less than their sum,
+    because not all temporary buffers live together."""
     stats = compiled.memory_analysis()
     parts = {
         "arguments": stats.argument_size_in_bytes,
@@ -209,7 +210,8 @@ def memory_of(compiled: Any) -> dict[str, int]:
         "temporary": stats.temp_size_in_bytes,
         "code": stats.generated_code_size_in_bytes,
     }
-    return parts | {"total": sum(parts.values()) - 2 * parts["donated"]}
+    everything = sum(parts.values()) - 2 * parts["donated"]  # results in donated buffers count once
+    return parts | {"peak": stats.peak_memory_in_bytes + parts["code"] if stats.peak_memory_in_bytes else everything}
 
 
 def product_flops(jaxpr: Any) -> float:
@@ -270,7 +272,7 @@ def search_batch(config: ConfigDict, topology: str, devices: list[jax.Device], s
                 say(f"{units * unit} clips a shard: does not fit ({error})")
             else:
                 found = tried[units]
-                say(f"{units * unit} clips a shard: {found.memory['total'] / roofline.GIB:.2f} GiB a chip"
+                say(f"{units * unit} clips a shard: {found.memory['peak'] / roofline.GIB:.2f} GiB a chip"
                     f"{'' if found.fits else ', too much'}")  # fmt: skip
         return tried[units] is not None and tried[units].fits
 
@@ -285,9 +287,9 @@ def search_batch(config: ConfigDict, topology: str, devices: list[jax.Device], s
             guess = 2
         else:
             known = sorted(units for units, found in tried.items() if found)[-2:]
-            low, high = (tried[units].memory["total"] for units in known) if len(known) == 2 else (0, 0)
+            low, high = (tried[units].memory["peak"] for units in known) if len(known) == 2 else (0, 0)
             slope = (high - low) / (known[-1] - known[0]) if len(known) == 2 else 0
-            room = tried[good].memory_limit - tried[good].memory["total"]
+            room = tried[good].memory_limit - tried[good].memory["peak"]
             guess = good + max(1, int(room / slope)) if slope > 0 else good * 2
             guess = guess if bad is None else min(guess, bad - 1)
         if fits(guess):

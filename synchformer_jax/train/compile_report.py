@@ -14,7 +14,7 @@ class Report:
     """What the compiler tells of a step; all numbers are of one chip and one step where no other unit is named.
 
     Attributes:
-        memory: bytes of arguments, results, temporary buffers and code; "total" counts donated buffers once.
+        memory: bytes of arguments, results, temporary buffers and code, and "peak": the most at once.
         model_flops: counted from the config (`models.flops`), forward and backward, nothing twice.
         program_flops: of the products in the traced program, with what rematerialisation computes again.
         compiler_flops: XLA's own count, which takes the body of a loop once.

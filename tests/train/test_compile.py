@@ -64,7 +64,7 @@ def test_the_step_of_this_machine_tells_its_memory(tiny_config):
     inputs = ahead.abstract_inputs(run)
     memory = ahead.memory_of(compiled)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(inputs[:2])) * 4
-    assert memory["arguments"] >= parameters and memory["total"] > memory["arguments"]
+    assert memory["arguments"] >= parameters and memory["peak"] > memory["arguments"]
     assert operations >= steps.flops_per_clip(config, run.trained) * config.data.batch_size * 0.9
 
 
@@ -81,7 +81,7 @@ class Sizes:
         if total > 150:
             raise ahead.TooLarge(f"needs {total}")
         blank = dict.fromkeys((field.name for field in dataclasses.fields(ahead.Report)), 0)
-        return ahead.Report(**blank | {"memory": {"total": total}, "memory_limit": 100, "fits": total <= 100})
+        return ahead.Report(**blank | {"memory": {"peak": total}, "memory_limit": 100, "fits": total <= 100})
 
 
 @pytest.mark.parametrize(("fixed", "each", "most"), [(10, 9, 10), (10, 50, 1), (0, 1, 100), (20, 7, 11)])
@@ -90,7 +90,7 @@ def test_the_largest_batch_is_found_in_few_compilations(tiny_config, monkeypatch
     sizes = Sizes(fixed, each)
     monkeypatch.setattr(ahead, "report", sizes)
     clips, found = ahead.search_batch(config, "v5e:1x1", jax.devices()[:1], lambda text: None)
-    assert clips == most and found.memory["total"] == fixed + each * most
+    assert clips == most and found.memory["peak"] == fixed + each * most
     assert len(sizes.tried) <= 6
 
 
