@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from synchformer_jax.data.clips import PLANES, RGB
 from synchformer_jax.errors import UserError
 from synchformer_jax.models.config import model_config
+from synchformer_jax.ops.log_mel import MEL_BINS
 
 STAGES = ("segment_avclip", "sync", "synchronizability")
 OPTIMIZERS = ("adamw", "adam", "sgd")
@@ -210,6 +211,7 @@ def _validate_sizes(config: ConfigDict) -> None:
             f"config.data.size={config.data.size} is not the model's config.model.visual.image_size="
             f"{visual.image_size}. Give both the same number of pixels."
         )
+    _require(config, "model.audio.mel_bins", config.model.audio.mel_bins == MEL_BINS, f"Give {MEL_BINS}, as computed")
     if config.stage != "segment_avclip":
         fix = "Give an even number: segments overlap by half"
         _require(config, "model.visual.frames", visual.frames % 2 == 0, fix)

@@ -48,9 +48,8 @@ def make_initial(config: ConfigDict) -> tuple[Blueprint, Arrays]:
 
 def _overlay(arrays: Arrays, source: Mapping[str, Any], origin: str) -> Arrays:
     """All that both models have, which is the extractors at least; parts that one of them must have alone stay."""
-    free = ("head", "logit_scale")
     fits = {name for name in source if name in arrays and source[name].shape == arrays[name].shape}
-    chosen = [name for name in arrays if not states.has_prefix(name, free) or name in fits]
+    chosen = [name for name in arrays if states.has_prefix(name, tuple(EXTRACTORS.values())) or name in fits]
     return states.take_over(arrays, source, origin, chosen)
 
 

@@ -102,6 +102,7 @@ BAD = [
     ({"mesh.data": 3}, "config.mesh data=3.*2 device"),
     ({"mesh.fsdp": 0}, "config.mesh"),
     ({"data.size": 64}, "config.data.size=64.*image_size=32"),
+    ({"model.audio.mel_bins": 64}, "config.model.audio.mel_bins=64.*128"),
     ({"model.visual.heads": 5}, "config.model.visual.heads=5.*width 32"),
     ({"optimizer.name": "adamv"}, "config.optimizer.name=adamv.*adamw"),
     ({"optimizer.schedule": "linear"}, "config.optimizer.schedule=linear"),

@@ -91,3 +91,15 @@ def test_stage_2_starts_from_converted_weights(suffix, tiny_config, tmp_path):
     _, started = initial.make_initial(config)
     for name in arrays.keys() - {"logit_scale"}:
         np.testing.assert_array_equal(started[name], arrays[name], err_msg=name)
+
+
+def test_a_whole_clip_stage_1_starts_from_one_of_segments(tiny_config, tmp_path):
+    config = tiny_config("segment_avclip", tmp_path)
+    arrays = random_arrays(config)
+    save_weights(Weights(arrays, config, "a seed"), tmp_path / "segments.pth")
+    config.model.avclip.global_pool = "attention"
+    config.init.published = str(tmp_path / "segments.pth")
+    _, started = initial.make_initial(config)
+    assert any(name.startswith("global_") for name in started)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(started[name], array, err_msg=name)
