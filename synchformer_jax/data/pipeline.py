@@ -9,6 +9,7 @@ itself and has its own epochs: a small one with a large weight comes round more 
 """
 
 import dataclasses
+import gc
 import logging
 import os
 import sys
@@ -124,11 +125,10 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             if not self.train and self._step >= len(self):
                 raise StopIteration
             self._iterator = iter(self._dataset())
-        try:
-            batch = next(self._iterator)
-        except StopIteration:
-            self.close()  # frees the memory that workers share; Grain leaves some of it to the end of the process
-            raise
+        batch = next(self._iterator, None)
+        if batch is None:
+            self.close()
+            raise StopIteration
         self._note(batch.pop(SKIPPED))
         if FAILED in batch:
             raise UserError(batch[FAILED])
@@ -162,6 +162,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+            # The exception that ended Grain's thread holds the last batch, in memory shared with a worker, in a cycle.
+            gc.collect()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """Batches: what is in them, that they are the same however they are made, and what damage does to them."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -262,3 +266,28 @@ def test_configs_that_do_not_serve(folder, run):
         run(make.config("/nowhere/at/all"))
     with pytest.raises(UserError, match="no visual features"):
         run(make.config(folder, **{"data.visual_features": folder}))
+
+
+LEAVE = """
+import sys
+from synchformer_jax.data import pipeline
+from tests.data import make_records as make
+
+if __name__ == "__main__":
+    config = make.config(sys.argv[1])
+    config.data.workers = 1
+    for several in (1, None):  # a pass that is given up, and one to its end
+        batches = pipeline.batches(config, "train", train=False)
+        for batch, _ in zip(batches, range(several or 99)):
+            pass
+        batches.close()
+"""
+
+
+def test_workers_leave_no_shared_memory_behind(folder, tmp_path):
+    (tmp_path / "leave.py").write_text(LEAVE)
+    settings = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, tmp_path / "leave.py", folder]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "leaked" not in done.stderr
