@@ -160,7 +160,9 @@ def make_train_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.A
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             total, fresh = jax.lax.scan(add, zeros, pieces)
             loss, metrics, grads = jax.tree.map(lambda leaf: leaf / parts, total)
-        metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads), "learning_rate": run.schedule(state.step)}
+        # Steps that are skipped do not move the optimiser's schedule, which is the last of its parts.
+        rate = run.schedule(state.opt_state[-1].count)
+        metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads), "learning_rate": rate}
         with jax.named_scope("optimizer"):
             updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)

@@ -14,6 +14,7 @@ import pytest
 from synchformer_jax.errors import UserError
 from synchformer_jax.train import bad_steps, checkpoint, initial, loop, state
 from synchformer_jax.train.interrupt import Interrupted
+from synchformer_jax.train.optimizer import make_schedule
 from tests.train.tiny import FakeBatches
 
 
@@ -227,6 +228,8 @@ def test_bad_steps_are_skipped_whole_and_told(spoiled, place, capfd):
     rows = lines(workdir, "train")
     assert [row["skipped"] for row in rows] == [0, 0, 1, 0, 1, 0]
     assert rows[2]["loss"] is None and rows[4]["loss"] > 1e3
+    rates = [float(make_schedule(spoiled)(good)) for good in (0, 1, 2, 2, 3, 3)]  # by updates that were made
+    assert [row["learning_rate"] for row in rows] == pytest.approx(rates)
     for step in (3, 5):
         told = json.loads((workdir / f"bad_step_0000000{step}_0.json").read_text())
         assert told["records"] == list(range(100 * step, 100 * step + 8))
