@@ -176,7 +176,7 @@ def main(
     precision: Annotated[str, typer.Option(help="bfloat16, float16, float32")] = "bfloat16",
     count: Annotated[int, typer.Option("--steps", help="timed steps")] = 10,
     changes: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the config; repeat")] = None,
-    out: Annotated[Path | None, typer.Option(help="benchmarks/results/train_step_DEVICE.json by default")] = None,
+    out: Annotated[Path | None, typer.Option(help="benchmarks/results/train_step_STAGE_DEVICE.json by default")] = None,
 ) -> None:
     """Measures each combination, prints a table, and writes all to a file."""
     with exit_on_user_error():
@@ -197,7 +197,7 @@ def main(
             rows.append(row)
         show(rows, console)
         name = device.device_kind.lower().replace(" ", "_")
-        out = out or Path(f"benchmarks/results/train_step_{name}.json")
+        out = out or Path(f"benchmarks/results/train_step_{base.stage}_{name}.json")
         machine = {"device": device.device_kind, "devices": jax.device_count(), "cores": os.cpu_count(),
                    "jax": jax.__version__, "python": platform.python_version()}  # fmt: skip
         write_json(out, {"machine": machine, "changes": changes or [], "rows": rows}, indent=1)
