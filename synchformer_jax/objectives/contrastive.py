@@ -130,10 +130,7 @@ def _sought(features: dict[str, Array]) -> dict[str, Array]:
 
 
 def _gathered(features: dict[str, Array]) -> dict[str, Array]:
-    """`[n, b, S, D]` of every member of a group as `[n, B, S, D]`, all levels in one message.
-
-    One is not only faster: XLA for CPU stands still (JAX 0.11) where two gathers of a program are under way at once.
-    """
+    """`[n, b, S, D]` of every member of a group as `[n, B, S, D]`, all levels in one message."""
     flat = {name: x.swapaxes(0, 1).reshape(x.shape[1], -1) for name, x in features.items()}
     everyone = jax.lax.all_gather(jnp.concatenate(list(flat.values()), axis=1), "member", axis=0, tiled=True)
     ends = list(itertools.accumulate(x.shape[1] for x in flat.values()))
