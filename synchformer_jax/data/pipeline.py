@@ -11,8 +11,11 @@ itself and has its own epochs: a small one with a large weight comes round more 
 import dataclasses
 import gc
 import logging
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -108,7 +111,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
             batches = elements.batch(size, drop_remainder=True, batch_fn=collate)
             return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(
-                options
+                options, _begin_worker
             )
         threads = min(_MAX_THREADS, os.cpu_count() or 1)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, size))
@@ -164,6 +167,18 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             self._iterator = None
             # The exception that ended Grain's thread holds the last batch, in memory shared with a worker, in a cycle.
             gc.collect()
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Ctrl-C in a terminal reaches all its processes: a worker leaves it to the run, which ends its workers in order.
+    But where the run is gone, its workers go too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -268,8 +270,8 @@ def test_configs_that_do_not_serve(folder, run):
         run(make.config(folder, **{"data.visual_features": folder}))
 
 
-LEAVE = """
-import sys
+GO_ON = """
+import multiprocessing, signal, sys
 from synchformer_jax.data import pipeline
 from tests.data import make_records as make
 
@@ -281,13 +283,48 @@ if __name__ == "__main__":
         for batch, _ in zip(batches, range(several or 99)):
             pass
         batches.close()
+    asked = []
+    signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    batches = pipeline.batches(config, "train", train=True)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    while not asked:
+        next(batches)
+    batches.close()
 """
 
 
-def test_workers_leave_no_shared_memory_behind(folder, tmp_path):
-    (tmp_path / "leave.py").write_text(LEAVE)
+@pytest.fixture
+def going_on(folder, tmp_path):
+    """A process that loads batches until it gets a signal, and its workers."""
+    (tmp_path / "go_on.py").write_text(GO_ON)
     settings = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, tmp_path / "leave.py", folder]
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "leaked" not in done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, tmp_path / "go_on.py", folder]
+    process = subprocess.Popen(command, env=settings, start_new_session=True, **pipes)
+    yield process, [int(worker) for worker in process.stdout.readline().split()]
+    process.kill()
+
+
+def test_workers_leave_ctrl_c_to_the_run_and_no_shared_memory_behind(going_on):
+    process, workers = going_on
+    assert workers
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert "leaked" not in told and "Traceback" not in told
+
+
+def test_workers_go_with_a_run_that_was_killed(going_on):
+    def lives(worker):
+        stat = Path(f"/proc/{worker}/stat")
+        return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+    process, workers = going_on
+    assert workers and all(map(lives, workers))
+    process.kill()
+    process.wait()
+    ends = time.monotonic() + 20
+    while any(map(lives, workers)) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert not any(map(lives, workers))
