@@ -64,7 +64,7 @@ def test_the_step_of_this_machine_tells_its_memory(tiny_config):
     inputs = ahead.abstract_inputs(run)
     memory = ahead.memory_of(compiled)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(inputs[:2])) * 4
-    assert memory["arguments"] >= parameters and memory["peak"] > memory["arguments"]
+    assert memory["arguments"] >= parameters and memory["peak"] > memory["arguments"] + memory["temporary"]
     assert operations >= steps.flops_per_clip(config, run.trained) * config.data.batch_size * 0.9
 
 
