@@ -191,7 +191,7 @@ def main(
             with console.status(f"{some.stage}: {clips} clips, {how}, {kept}, {dtype}"):
                 try:
                     row |= measure(some, count)
-                except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+                except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:  # no kernel here
                     full = "RESOURCE_EXHAUSTED" in str(error)
                     row["error"] = "does not fit" if full else str(error).strip().splitlines()[0]
             rows.append(row)
