@@ -8,7 +8,6 @@ turns in random order, so that they share what disturbance there is.
 
 import dataclasses
 import io
-import json
 import os
 import platform
 import time
@@ -22,7 +21,7 @@ import typer
 from data_prep.clips import CODEC, PictureCodec, encode_picture
 from synchformer_jax.data.clips import PLANES, decode_frames
 from synchformer_jax.errors import UserError, exit_on_user_error
-from synchformer_jax.files import atomic_path
+from synchformer_jax.files import write_json
 from synchformer_jax.media import decode
 
 SHORT_SIDE, CROP, CROP_FRAMES = 256, 224, 125
@@ -141,16 +140,15 @@ def main(
     rows = measure(paths, crops)
     print(f"{len(paths)} clips, default {CODEC}\n\n{table(rows)}")
     if out:
-        with atomic_path(out) as temporary:
-            result = {
-                "machine": f"{os.cpu_count()} cores, no accelerator",
-                "versions": {"python": platform.python_version(), "av": av.__version__},
-                "load_average": round(os.getloadavg()[1], 1),
-                "clips": len(paths),
-                "default": dataclasses.asdict(CODEC),
-                "settings": rows,
-            }
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+        result = {
+            "machine": f"{os.cpu_count()} cores, no accelerator",
+            "versions": {"python": platform.python_version(), "av": av.__version__},
+            "load_average": round(os.getloadavg()[1], 1),
+            "clips": len(paths),
+            "default": dataclasses.asdict(CODEC),
+            "settings": rows,
+        }
+        write_json(out, result, indent=2)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from synchformer_jax import clock
 from synchformer_jax.data import features, pipeline
 from synchformer_jax.data.clips import decode_audio
+from synchformer_jax.files import write_json
 from synchformer_jax.models.lag_profile import LagProfile, lag_tokens, token_times
 from synchformer_jax.models.synchformer import SyncHead
 from synchformer_jax.ops.log_mel import log_mel
@@ -256,7 +257,7 @@ def report(results: dict, out: Path, settings: dict) -> None:
     axis.legend(fontsize=7, ncol=2)
     figure.tight_layout()
     figure.savefig(out / "plateau.png")
-    (out / "plateau.json").write_text(json.dumps({"settings": settings, "results": results}) + "\n")
+    write_json(out / "plateau.json", {"settings": settings, "results": results})
 
 
 def table(results: dict) -> str:

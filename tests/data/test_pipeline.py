@@ -17,6 +17,7 @@ from synchformer_jax.errors import UserError
 from synchformer_jax.ops.colour import planes_to_rgb
 from tests.data import make_records as make
 from tests.data.make_records import COUNT, positions, same, take
+from tests.simulated import environment
 
 GRID = clock.offset_grid()
 
@@ -298,10 +299,9 @@ if __name__ == "__main__":
 def going_on(folder, tmp_path):
     """A process that loads batches until it gets a signal, and its workers."""
     (tmp_path / "go_on.py").write_text(GO_ON)
-    settings = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, tmp_path / "go_on.py", folder]
-    process = subprocess.Popen(command, env=settings, start_new_session=True, **pipes)
+    process = subprocess.Popen(command, env=environment(1), start_new_session=True, **pipes)
     yield process, [int(worker) for worker in process.stdout.readline().split()]
     process.kill()
 

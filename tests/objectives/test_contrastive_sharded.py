@@ -1,12 +1,10 @@
 """The contrastive losses of a batch that lies on eight devices: the dense formula's, for few messages."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.simulated import ROOT, environment
+from tests.simulated import outcome
 
 SCRIPT = """
 import json, re
@@ -77,12 +75,7 @@ CASES = {f"groups of {clips}": ((8, 1, 1), clips, "info_nce", None) for clips in
 
 @pytest.fixture(scope="module")
 def results():
-    script = f"CASES = {json.dumps(json.dumps(CASES))}\n{SCRIPT}"
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment(8), cwd=ROOT, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return outcome(f"CASES = {json.dumps(json.dumps(CASES))}\n{SCRIPT}")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,13 +1,9 @@
 """What is read from compiled programs, against programs whose collectives and loops are known."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from synchformer_jax.train import hlo, roofline
-from tests.simulated import environment
+from tests.simulated import outcome
 
 TEXT = """HloModule jit_f, is_scheduled=true
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -82,11 +78,7 @@ print(json.dumps({"rows": rows, "unknown": program.unknown_loops}))
 
 
 def test_the_gradient_reduction_of_a_real_scan():
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment(8, optimise=True), capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    found = outcome(SCRIPT, optimise=True)
     assert not found["unknown"]
     # Five layers of 16 x 16 float32: reduced one by one in the loop, or all at once behind it.
     (row,) = found["rows"]

@@ -1,12 +1,8 @@
 """Stage 1 with all its options on eight simulated devices is that on one, for few messages between them."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-from tests.simulated import ROOT, environment
+from tests.simulated import outcome
 
 SCRIPT = """
 import json, re
@@ -66,11 +62,7 @@ print(json.dumps(results))
 
 @pytest.fixture(scope="module")
 def results():
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment(8), cwd=ROOT, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return outcome(SCRIPT)
 
 
 @pytest.mark.parametrize("case", ["fsdp", "all"])

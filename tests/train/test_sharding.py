@@ -1,12 +1,8 @@
 """One step on eight simulated devices is the step on one, however the model and the batch are cut."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-from tests.simulated import ROOT, environment
+from tests.simulated import outcome
 
 SCRIPT = """
 import json, sys
@@ -74,10 +70,7 @@ print(json.dumps(results))
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("run"))]
-    done = subprocess.run(command, env=environment(8), cwd=ROOT, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return outcome(SCRIPT, str(tmp_path_factory.mktemp("run")))
 
 
 @pytest.mark.parametrize("case", ["data", "fsdp_tensor", "accumulate", "remat_dots", "remat_full"])
